@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     broker::{Confirm, Properties},
-    messaging::{self, DUPLICATE_HEADER, KeyAdmitted, Keys, Once, Sequence, SequenceName},
+    messaging::{self, KeyAdmitted, Keys, Once, Sequence, SequenceName, mark_duplicate},
 };
 
 /// What becomes of a message that is to be published once.
@@ -105,8 +105,7 @@ impl Ticket {
     /// Marks the message, if the broker may have it.
     pub(super) fn mark(&self, properties: &mut Properties) {
         if self.possible_duplicate {
-            let mark = (DUPLICATE_HEADER.into(), "true".into());
-            properties.headers.push(mark);
+            mark_duplicate(properties);
         }
     }
 

@@ -1,17 +1,21 @@
 //! Messages that came for a key whose last subscriber here had just left: they are handed on for
 //! those who are away, to the exchange that gets what nobody is subscribed to.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    broker::{LANE_OF_UNHEARD, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of},
+    backoff::Backoff,
+    broker::{
+        BrokerError, LANE_OF_UNHEARD, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of,
+    },
+    messaging::mark_duplicate,
     telemetry,
 };
 
@@ -19,9 +23,18 @@ use crate::{
 const MAX_WAITING: usize = 10_000;
 /// Those that are published before the broker's word on them is awaited.
 const BATCH: usize = 64;
+/// How often one is tried, and the pauses in between, at first and at most: a minute or so in all. By
+/// then so many wait that others are lost for it.
+const ATTEMPTS: u32 = 12;
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// An exchange, and a message that it routed here in vain.
-type Vain = (Arc<str>, Arc<Message>);
+/// A message that its exchange routed here in vain.
+struct Vain {
+    exchange: Arc<str>,
+    message: Arc<Message>,
+    /// The broker may have it already.
+    is_again: bool,
+}
 
 /// Takes them.
 pub(super) struct Unheard {
@@ -44,7 +57,11 @@ impl Unheard {
 
     /// Does not wait.
     pub(super) fn push(&self, exchange: &Arc<str>, message: &Arc<Message>) {
-        let vain = (Arc::clone(exchange), Arc::clone(message));
+        let vain = Vain {
+            exchange: Arc::clone(exchange),
+            message: Arc::clone(message),
+            is_again: false,
+        };
         self.waiting
             .send_modify(|count| *count = count.saturating_add(1));
         if self.sender.try_send(vain).is_err() {
@@ -71,37 +88,69 @@ async fn hand_on(
 ) {
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
-        let count = batch.len();
-        let mut confirms = Vec::with_capacity(count);
-        for (exchange, message) in batch.drain(..) {
-            match host.publish(publish(&exchange, &message)).await {
-                Ok(confirm) => confirms.push(async move {
-                    if let Err(error) = confirm.await {
-                        telemetry::offline_lost(&exchange, &error.to_string());
-                    }
-                }),
-                Err(error) => telemetry::offline_lost(&exchange, &error.to_string()),
+        let mut backoff = Backoff::new(PAUSES);
+        // Those behind wait meanwhile, so that messages of a key stay in order.
+        for attempt in 1..=ATTEMPTS {
+            let count = batch.len();
+            batch = publish_all(&*host, batch, attempt < ATTEMPTS).await;
+            let done = count.saturating_sub(batch.len());
+            waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(done));
+            if batch.is_empty() {
+                break;
             }
+            sleep(backoff.pause()).await;
         }
-        join_all(confirms).await;
-        waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(count));
     }
 }
 
-fn publish(exchange: &str, message: &Message) -> Publish {
-    let mut properties = message.properties.clone();
-    // RabbitMQ lets nobody publish in another's name.
-    properties.user_id = None;
-    let header = (UNHEARD_HEADER.into(), "1".into());
-    properties.headers.push(header);
-    Publish {
-        exchange: offline_of(exchange).into(),
-        routing_key: message.routing_key.clone(),
-        properties,
-        body: message.body.clone(),
-        mandatory: true,
-        // Messages of a key stay in order.
-        lane: LANE_OF_UNHEARD,
-        slow: None,
+/// Publishes all; those that are to be tried again, if any `may_be`.
+async fn publish_all(host: &dyn VirtualHost, batch: Vec<Vain>, may_be: bool) -> Vec<Vain> {
+    let mut confirms = Vec::with_capacity(batch.len());
+    for vain in batch {
+        let published = host.publish(vain.publish()).await;
+        confirms.push(async move {
+            let (error, may_be_there) = match published {
+                Ok(confirm) => match confirm.await {
+                    Ok(()) => return None,
+                    Err(error) => {
+                        let is_open = matches!(error, BrokerError::Unavailable(_));
+                        (error, is_open)
+                    }
+                },
+                Err(error) => (error, false),
+            };
+            // The next attempt would end no better.
+            let is_final = matches!(error, BrokerError::PreconditionFailed(_));
+            if is_final || !may_be {
+                telemetry::offline_lost(&vain.exchange, &error.to_string());
+                return None;
+            }
+            let is_again = vain.is_again || may_be_there;
+            Some(Vain { is_again, ..vain })
+        });
+    }
+    join_all(confirms).await.into_iter().flatten().collect()
+}
+
+impl Vain {
+    fn publish(&self) -> Publish {
+        let mut properties = self.message.properties.clone();
+        // RabbitMQ lets nobody publish in another's name.
+        properties.user_id = None;
+        let header = (UNHEARD_HEADER.into(), "1".into());
+        properties.headers.push(header);
+        if self.is_again {
+            mark_duplicate(&mut properties);
+        }
+        Publish {
+            exchange: offline_of(&self.exchange).into(),
+            routing_key: self.message.routing_key.clone(),
+            properties,
+            body: self.message.body.clone(),
+            mandatory: true,
+            // Messages of a key stay in order.
+            lane: LANE_OF_UNHEARD,
+            slow: None,
+        }
     }
 }

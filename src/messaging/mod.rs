@@ -30,8 +30,17 @@ pub use record::{Entry, MAX_NUMBER, WINDOW};
 pub use redis::RedisSequences;
 pub use sequence::{Admitted, Confirming, Sequence};
 
+use crate::broker::Properties;
+
 /// The AMQP header of a message of which the broker may have another copy.
 pub const DUPLICATE_HEADER: &str = "x-possible-duplicate";
+
+/// The broker may have another copy of a message with these properties.
+pub(crate) fn mark_duplicate(properties: &mut Properties) {
+    let headers = &mut properties.headers;
+    headers.retain(|(name, _)| &**name != DUPLICATE_HEADER);
+    headers.push((DUPLICATE_HEADER.into(), "true".into()));
+}
 
 /// Bookmarks of one user at a time, for each device that it may have ([`Config::max_devices`]).
 pub const BOOKMARKS: usize = 16;

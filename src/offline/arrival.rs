@@ -3,8 +3,12 @@
 
 use std::time::Duration;
 
-use crate::broker::{
-    Death, FEED_QUEUES, KeyTemplate, LANE_OF_OFFLINE, Message, Properties, Publish, UNHEARD_HEADER,
+use crate::{
+    broker::{
+        Death, FEED_QUEUES, KeyTemplate, LANE_OF_OFFLINE, Message, Properties, Publish,
+        UNHEARD_HEADER,
+    },
+    messaging::mark_duplicate,
 };
 
 /// Keys of RabbitMQ's dead letters, which tell of this gateway's own queues.
@@ -119,12 +123,13 @@ impl<'a> Arrival<'a> {
         self.reason != Reason::Nobody
     }
 
-    /// The message for the worker.
+    /// The message for the worker. `is_again`: the worker may have it already.
     pub(super) fn publish(
         &self,
         source: &str,
         exchange: &str,
         (key, user): (&str, &str),
+        is_again: bool,
     ) -> Publish {
         let mut properties: Properties = self.message.properties.clone();
         // RabbitMQ lets nobody publish in another's name.
@@ -142,6 +147,9 @@ impl<'a> Arrival<'a> {
             ("x-offline-reason", self.reason.word()),
         ] {
             properties.headers.push((name.into(), value.into()));
+        }
+        if is_again {
+            mark_duplicate(&mut properties);
         }
         Publish {
             exchange: exchange.into(),
@@ -273,7 +281,7 @@ mod tests {
             ],
         );
         let arrival = Arrival::read(&left, &template);
-        let publish = arrival.publish("feed", "offline", arrival.users[0]);
+        let publish = arrival.publish("feed", "offline", arrival.users[0], true);
         assert_eq!(
             (&*publish.exchange, &*publish.routing_key),
             ("offline", "user_alice")
@@ -290,6 +298,7 @@ mod tests {
                 ("x-offline-user", "alice"),
                 ("x-offline-exchange", "feed"),
                 ("x-offline-reason", "left"),
+                ("x-possible-duplicate", "true"),
             ]
         );
     }

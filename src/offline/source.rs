@@ -270,7 +270,9 @@ impl Source {
             if arrival.is_doubtful() && subscribed.iter().any(|key| **key == *place.0) {
                 telemetry::offline_message("subscribed");
             } else {
-                is_done &= self.until_published(host, &arrival, *place).await;
+                let is_again = pending.delivery.redelivered;
+                let publishing = self.until_published(host, &arrival, *place, is_again);
+                is_done &= publishing.await;
             }
         }
         // Else the gateway ends, and another node gets it.
@@ -282,19 +284,27 @@ impl Source {
     }
 
     /// Publishes, again and again until the broker has a queue for it: the message waits meanwhile.
-    /// `false`: the gateway ends before that.
+    /// `is_again`: the broker may have it already. `false`: the gateway ends before that.
     async fn until_published(
         &self,
         host: &dyn VirtualHost,
         arrival: &Arrival<'_>,
         place: (&str, &str),
+        mut is_again: bool,
     ) -> bool {
         let exchange = &*self.config.exchange;
         let mut backoff = Backoff::new(PAUSES);
         loop {
-            let publish = arrival.publish(&self.exchange, exchange, place);
-            let outcome = async { host.publish(publish).await?.await };
-            let error = match outcome.await {
+            let publish = arrival.publish(&self.exchange, exchange, place, is_again);
+            let outcome = match host.publish(publish).await {
+                Ok(confirm) => {
+                    let outcome = confirm.await;
+                    is_again |= matches!(outcome, Err(BrokerError::Unavailable(_)));
+                    outcome
+                }
+                Err(error) => Err(error),
+            };
+            let error = match outcome {
                 Ok(()) => {
                     telemetry::offline_message(arrival.reason.word());
                     self.tell(arrival, place);

@@ -1,6 +1,6 @@
 //! A broker that answers when the test says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::sync::oneshot;
@@ -42,6 +42,9 @@ struct State {
     refusal: Option<BrokerError>,
     bound: BTreeSet<(Arc<str>, u16, String)>,
     kinds: HashMap<String, ExchangeKind>,
+    published: Vec<Publish>,
+    /// The answers to the next messages; then all are confirmed.
+    confirms: VecDeque<Answer>,
 }
 
 /// A virtual host, and its broker.
@@ -130,6 +133,16 @@ impl Fake {
         }
         drop(state);
         let _ = asked.answer.send(answer);
+    }
+
+    /// Sets the answers to the next messages.
+    pub(super) fn confirm_by(&self, answers: impl IntoIterator<Item = Answer>) {
+        self.state.lock().confirms = answers.into_iter().collect();
+    }
+
+    /// The messages that the hub has published since the last time.
+    pub(super) fn published(&self) -> Vec<Publish> {
+        std::mem::take(&mut self.state.lock().published)
     }
 
     /// The bound patterns, in order.
@@ -314,8 +327,11 @@ impl VirtualHost for Fake {
         panic!("the hub deletes nothing")
     }
 
-    fn publish(&self, _: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
-        panic!("the hub publishes nothing")
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        let mut state = self.state.lock();
+        state.published.push(publish);
+        let answer = state.confirms.pop_front().unwrap_or(Ok(()));
+        std::future::ready(Ok(std::future::ready(answer).boxed())).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -3,6 +3,7 @@
 mod fake;
 mod model;
 mod rousing;
+mod unheard;
 mod verifying;
 
 use std::{

@@ -1,0 +1,72 @@
+//! Messages that came in vain, at a broker whose word on them gets lost.
+
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::*;
+use crate::hub::unheard::Unheard;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+struct HandingOn {
+    fake: Arc<Fake>,
+    unheard: Arc<Unheard>,
+    _running: AbortOnDropHandle<()>,
+}
+
+impl HandingOn {
+    fn start() -> Self {
+        let fake = Fake::new(&[]);
+        let (unheard, running) = Unheard::start(Arc::clone(&fake) as _);
+        Self {
+            fake,
+            unheard,
+            _running: running,
+        }
+    }
+
+    /// What is published of messages with these bodies, until none waits; marked ones with a `+`.
+    async fn published(&self, bodies: &[&'static str]) -> Vec<String> {
+        for body in bodies {
+            let (exchange, key, body) = ("feed".into(), "user_a".into(), (*body).into());
+            let message = Message::new(exchange, key, Properties::default(), body);
+            self.unheard.push(&"feed".into(), &Arc::new(message));
+        }
+        self.unheard.flush(Instant::now() + LONG).await;
+        let published = self.fake.published().into_iter();
+        let shown = published.map(|publish| {
+            let body = String::from_utf8_lossy(&publish.body).into_owned();
+            let headers = &mut publish.properties.headers.iter();
+            let is_marked = headers.any(|(name, _)| &**name == "x-possible-duplicate");
+            body + if is_marked { "+" } else { "" }
+        });
+        shown.collect()
+    }
+}
+
+fn lost() -> Result<(), BrokerError> {
+    Err(BrokerError::Unavailable("the link was cut".into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_confirmed_is_handed_on_again_in_order() {
+    let on = HandingOn::start();
+    let answers = [Ok(()), lost(), Err(BrokerError::Nacked), Ok(())];
+    on.fake.confirm_by(answers);
+    let published = on.published(&["1", "2", "3", "4"]).await;
+    // The broker may have the second one already; the third it has not.
+    assert_eq!(published, ["1", "2", "3", "4", "2+", "3"]);
+    assert_eq!(on.published(&["5"]).await, ["5"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_tried_for_ever_or_in_vain() {
+    let on = HandingOn::start();
+    on.fake.confirm_by(std::iter::repeat_with(lost).take(100));
+    let published = on.published(&["1"]).await;
+    assert_eq!(published[..2], ["1", "1+"]);
+    assert_eq!(published.len(), 12);
+    let too_large = BrokerError::PreconditionFailed("it is too large".into());
+    on.fake.confirm_by([Err(too_large)]);
+    assert_eq!(on.published(&["2", "3"]).await, ["2", "3"]);
+}
