@@ -41,6 +41,9 @@ pub enum Event {
         exchange: Box<str>,
         /// The room's key.
         key: Box<str>,
+        /// The user who was the first, or the last. Receivers are not told: others may be in the
+        /// room by then, or nobody.
+        by: Arc<str>,
         /// When it was found out, by the store's clock.
         at: SystemTime,
     },
@@ -153,10 +156,14 @@ impl Event {
         }
     }
 
-    /// Whether it is about a room. Clients make up as many rooms as they like, each a subject.
+    /// The user who brought it about, if it is about a room. Clients make up as many rooms as they
+    /// like, each a subject.
     #[must_use]
-    pub fn is_of_room(&self) -> bool {
-        matches!(self, Self::Room { .. })
+    pub fn room_of(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Room { by, .. } => Some(by),
+            _ => None,
+        }
     }
 
     /// Events of one subject are told in order: the user, or the room of its virtual host.
@@ -325,6 +332,7 @@ mod tests {
             vhost: vhost.into(),
             exchange: exchange.into(),
             key: key.into(),
+            by: "bob".into(),
             at: SystemTime::UNIX_EPOCH,
         };
         let rooms = [
@@ -343,6 +351,7 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
         };
         assert!(!different.contains(&user.subject()));
-        assert!(rooms[0].is_of_room() && !user.is_of_room());
+        assert_eq!(rooms[0].room_of(), Some(&"bob".into()));
+        assert_eq!(user.room_of(), None);
     }
 }

@@ -102,7 +102,7 @@ impl Webhooks {
             id,
             name: event.name(),
             subject: event.subject(),
-            is_of_room: event.is_of_room(),
+            room_of: event.room_of().cloned(),
             body,
         };
         for (receiver, _) in &self.receivers {

@@ -43,7 +43,8 @@ pub(super) struct Told {
     pub(super) id: Arc<str>,
     pub(super) name: &'static str,
     pub(super) subject: Arc<str>,
-    pub(super) is_of_room: bool,
+    /// If it is about a room, the user who brought it about.
+    pub(super) room_of: Option<Arc<str>>,
     pub(super) body: Bytes,
 }
 
@@ -74,7 +75,7 @@ pub struct Dead {
 pub(super) enum NoRoom {
     /// All events together take too much.
     Bytes,
-    /// Those about rooms do.
+    /// Those about rooms do, or this user's part of them.
     Rooms,
     /// Too many of this subject wait.
     Subject,
@@ -132,6 +133,8 @@ pub(super) struct DeliveryQueue {
     bytes: usize,
     /// Of them, about rooms.
     room_bytes: usize,
+    /// The same by the users who brought them about, without those who have none.
+    room_bytes_of: HashMap<Arc<str>, usize>,
     failing: Option<Failing>,
     dropped: u64,
     given_up: u64,
@@ -149,6 +152,7 @@ impl DeliveryQueue {
             events: 0,
             bytes: 0,
             room_bytes: 0,
+            room_bytes_of: HashMap::new(),
             failing: None,
             dropped: 0,
             given_up: 0,
@@ -165,8 +169,8 @@ impl DeliveryQueue {
         let of_subject = self.subjects.get(&told.subject).map_or(0, VecDeque::len);
         let no_room = if of_subject >= self.bounds.max_of_subject {
             Some(NoRoom::Subject)
-        } else if told.is_of_room
-            && self.room_bytes.saturating_add(weight) > self.bounds.max_bytes / PART_OF_ROOMS
+        } else if let Some(user) = &told.room_of
+            && !self.has_room_of(user, weight)
         {
             Some(NoRoom::Rooms)
         } else if self.bytes.saturating_add(weight) > self.bounds.max_bytes {
@@ -183,8 +187,10 @@ impl DeliveryQueue {
         }
         self.events = self.events.saturating_add(1);
         self.bytes = self.bytes.saturating_add(weight);
-        if told.is_of_room {
+        if let Some(user) = &told.room_of {
             self.room_bytes = self.room_bytes.saturating_add(weight);
+            let of_user = self.room_bytes_of.entry(Arc::clone(user)).or_default();
+            *of_user = of_user.saturating_add(weight);
         }
         let waiting = Waiting {
             attempts: 0,
@@ -194,6 +200,15 @@ impl DeliveryQueue {
         let subject = Arc::clone(&waiting.told.subject);
         self.subjects.entry(subject).or_default().push_back(waiting);
         Ok(())
+    }
+
+    /// Whether there is room for so much about a room that this user enters or leaves. Of what rooms
+    /// may take, nobody has more than is left for others: one user alone half, two a third each.
+    fn has_room_of(&self, user: &Arc<str>, weight: usize) -> bool {
+        let most = self.bounds.max_bytes / PART_OF_ROOMS;
+        let left = most.saturating_sub(self.room_bytes);
+        let of_user = self.room_bytes_of.get(user).copied().unwrap_or_default();
+        of_user.saturating_add(weight) <= left
     }
 
     /// The next event to send now, if there is one. It is on its way until [`Self::done`].
@@ -280,8 +295,14 @@ impl DeliveryQueue {
         self.events = self.events.saturating_sub(1);
         let weight = first.told.weight();
         self.bytes = self.bytes.saturating_sub(weight);
-        if first.told.is_of_room {
+        if let Some(user) = &first.told.room_of {
             self.room_bytes = self.room_bytes.saturating_sub(weight);
+            if let Some(of_user) = self.room_bytes_of.get_mut(user) {
+                *of_user = of_user.saturating_sub(weight);
+                if *of_user == 0 {
+                    self.room_bytes_of.remove(user);
+                }
+            }
         }
         Some(first)
     }
@@ -363,7 +384,7 @@ mod tests {
             id: id.into(),
             name: "connect",
             subject: subject.into(),
-            is_of_room: false,
+            room_of: None,
             body: Bytes::from_static(b"{}"),
         }
     }
@@ -492,7 +513,7 @@ mod tests {
             ..bounds()
         });
         let room = |key: &str| Told {
-            is_of_room: true,
+            room_of: Some(key.into()),
             ..told(key, "1")
         };
         for key in ["a", "b"] {
@@ -510,6 +531,30 @@ mod tests {
         done(&mut queue, now, "a", Outcome::Delivered);
         queue.push(room("c")).unwrap();
         assert_eq!(queue.dropped(), 3);
+    }
+
+    /// Nor from events about the rooms of others.
+    #[test]
+    fn one_user_s_rooms_leave_room_for_those_of_others() {
+        let now = Instant::now();
+        let mut queue = DeliveryQueue::new(Bounds {
+            max_bytes: 2 * 120 * (OVERHEAD + 6),
+            ..bounds()
+        });
+        let room = |user: &str, number: usize| Told {
+            room_of: Some(user.into()),
+            ..told(&format!("{number:03}"), "1")
+        };
+        let of_alice = (0..200).filter(|number| queue.push(room("alice", *number)).is_ok());
+        assert_eq!(of_alice.count(), 60);
+        let of_bob = (200..400).filter(|number| queue.push(room("bob", *number)).is_ok());
+        assert_eq!(of_bob.count(), 30);
+        queue.push(room("carol", 400)).unwrap();
+        while let Some(told) = queue.take(now) {
+            queue.done(now, &told.subject, Outcome::Delivered);
+        }
+        assert!(queue.room_bytes_of.is_empty());
+        assert_eq!((queue.len(), queue.room_bytes), (0, 0));
     }
 
     #[test]

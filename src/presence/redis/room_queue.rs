@@ -412,6 +412,7 @@ impl RoomState {
         let event = |change| RoomEvent {
             room: Arc::clone(&key.room),
             change,
+            by: Arc::clone(&key.user),
             members,
             at,
         };

@@ -17,6 +17,8 @@ pub struct RoomEvent {
     pub room: Arc<Room>,
     /// The change.
     pub change: RoomChange,
+    /// The user who has come, or left.
+    pub by: Arc<str>,
     /// Its members afterwards.
     pub members: u64,
     /// When it was found out, by the store's clock: of two events about the same the later one
@@ -124,6 +126,7 @@ impl Announcement for RoomEvent {
             vhost: Arc::clone(&self.room.vhost),
             exchange: self.room.exchange.clone(),
             key: self.room.key.clone(),
+            by: Arc::clone(&self.by),
             at: self.at,
         })
     }
@@ -145,6 +148,7 @@ mod tests {
         RoomEvent {
             room: Arc::new(room),
             change,
+            by: "a".into(),
             members,
             at: SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_000_000_123_456),
         }

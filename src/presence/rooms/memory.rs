@@ -125,10 +125,11 @@ impl Inner {
         if was_seen {
             return Ok(());
         }
+        let key = MemberKey::from(occupant);
         if before.members == 0 && !others_leave {
-            self.tell(state, room, RoomChange::Occupied);
+            self.tell(state, &key, RoomChange::Occupied);
         }
-        self.tell(state, room, RoomChange::Join(Arc::clone(&occupant.user)));
+        self.tell(state, &key, RoomChange::Join(Arc::clone(&key.user)));
         Ok(())
     }
 
@@ -164,18 +165,19 @@ impl Inner {
         if is_last {
             state.leaving.remove(&key.room);
         }
-        self.tell(state, &key.room, RoomChange::Leave(Arc::clone(&key.user)));
+        self.tell(state, key, RoomChange::Leave(Arc::clone(&key.user)));
         if is_last && !state.held.has(&key.room) {
-            self.tell(state, &key.room, RoomChange::Vacated);
+            self.tell(state, key, RoomChange::Vacated);
         }
     }
 
-    fn tell(&self, state: &MemoryState, room: &Arc<Room>, change: RoomChange) {
+    fn tell(&self, state: &MemoryState, key: &MemberKey, change: RoomChange) {
         if let Some(events) = &self.rules.events {
             events.push(RoomEvent {
-                room: Arc::clone(room),
+                room: Arc::clone(&key.room),
                 change,
-                members: state.held.occupancy(room).members,
+                by: Arc::clone(&key.user),
+                members: state.held.occupancy(&key.room).members,
                 at: SystemTime::now(),
             });
         }
