@@ -225,7 +225,7 @@ async fn open(
         if let Some(resume) = resume {
             let source = (&**exchange, &**pattern);
             // A client for which there is no room gets nothing of it.
-            let stay = Stay::enter(context, identity, source).await?;
+            let stay = Stay::prepare(context, identity, source).await?;
             follow();
             let (shared, kept, told) = match stored {
                 Some(limit) => go_on(context, identity, source, resume, (id, *limit)).await?,
@@ -235,6 +235,7 @@ async fn open(
                     (shared, None, resumed.told())
                 }
             };
+            let stay = Stay::begin(stay).await?;
             keep_right(context, identity, id, right, rechecks).await?;
             let route = Route::shared(shared, pattern, kept, stay, place);
             return Ok((route, Some(told)));
@@ -243,7 +244,7 @@ async fn open(
         let newest = identity.vhost.newest(exchange, pattern);
         let vhost = &identity.vhost;
         let source = (&**exchange, &**pattern);
-        let stay = Stay::enter(context, identity, source).await?;
+        let stay = Stay::prepare(context, identity, source).await?;
         follow();
         let shared = match *conflate {
             None => vhost.subscribe(exchange, pattern, mailbox, id).await?,
@@ -257,6 +258,7 @@ async fn open(
             }
         };
         if let Some(shared) = shared {
+            let stay = Stay::begin(stay).await?;
             keep_right(context, identity, id, right, rechecks).await?;
             let route = Route::shared(shared, pattern, None, stay, place);
             let told =
@@ -335,10 +337,12 @@ async fn consume(
     let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
     let mut stay = None;
     if let Some((exchange, key)) = &request.binding {
-        stay = Stay::enter(context, identity, (exchange, key)).await?;
+        stay = Stay::prepare(context, identity, (exchange, key)).await?;
     }
     let consuming = identity.vhost.host().consume(request.clone(), sink);
     let consumer = consuming.await?;
+    // If it is refused, the consumer ends with this.
+    let stay = Stay::begin(stay).await?;
     let route = Dedicated::new(consumer, request, is_auto, places).stays(stay);
     Ok(Route::Dedicated(Box::new(route)))
 }

@@ -23,16 +23,17 @@ use crate::{
 pub(super) struct Stay {
     rooms: Arc<dyn Rooms>,
     occupant: Occupant,
-    /// The room did not let it in, so there is nothing to leave.
-    is_refused: bool,
+    /// It has entered, and the room did not refuse it.
+    is_in: bool,
 }
 
 impl Stay {
-    /// Enters the room of a subscription that is to be opened; `None`: it is to no room.
+    /// The stay of a subscription that is to be opened; `None`: it is to no room. It begins now if
+    /// the room may be full, for then the client gets nothing of it.
     ///
     /// # Errors
     /// [`Problem::RoomFull`], [`Problem::TooManyRooms`].
-    pub(super) async fn enter(
+    pub(super) async fn prepare(
         context: &Context,
         identity: &Identity,
         (exchange, key): (&str, &str),
@@ -47,26 +48,42 @@ impl Stay {
             user: Arc::clone(&identity.user.name),
             session: context.guard.number(),
         };
-        let entering = rooms.enter(&occupant);
-        // From here on it leaves, if this future is dropped too.
-        let mut stay = Self {
+        let is_bounded = rooms.is_bounded(&occupant.room);
+        let stay = Some(Box::new(Self {
             rooms: Arc::clone(rooms),
             occupant,
-            is_refused: false,
-        };
-        match entering.await {
-            Ok(()) => Ok(Some(Box::new(stay))),
-            Err(refusal) => {
-                stay.is_refused = true;
-                Err(refusal.into())
+            is_in: false,
+        }));
+        if is_bounded {
+            Self::begin(stay).await
+        } else {
+            Ok(stay)
+        }
+    }
+
+    /// The subscription gets its messages from now on: it enters, if it has not.
+    ///
+    /// # Errors
+    /// As [`Stay::prepare`]; seldom, for that has looked whether there is room.
+    pub(super) async fn begin(mut stay: Option<Box<Self>>) -> Result<Option<Box<Self>>, Problem> {
+        if let Some(stay) = &mut stay
+            && !stay.is_in
+        {
+            let entering = stay.rooms.enter(&stay.occupant);
+            // From here on it leaves, if this future is dropped too.
+            stay.is_in = true;
+            if let Err(refusal) = entering.await {
+                stay.is_in = false;
+                return Err(refusal.into());
             }
         }
+        Ok(stay)
     }
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        if !self.is_refused {
+        if self.is_in {
             self.rooms.leave(&self.occupant);
         }
     }

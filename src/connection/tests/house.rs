@@ -23,6 +23,7 @@ use crate::{
     hub::{MailboxConfig, Vhosts},
     messaging::SequenceStore,
     node::ClientAddress,
+    presence::Presence,
 };
 
 pub(super) const PEER: Peer = Peer {
@@ -52,6 +53,7 @@ pub(super) struct Options {
     pub(super) stomp: Stomp,
     pub(super) auth: auth::Config,
     pub(super) sequences: Option<Arc<dyn SequenceStore>>,
+    pub(super) presence: Option<Arc<dyn Presence>>,
 }
 
 pub(super) struct House {
@@ -109,7 +111,7 @@ impl House {
             services: Services::new(
                 vhosts,
                 auth,
-                None,
+                options.presence,
                 options.sequences,
                 registry,
                 control,

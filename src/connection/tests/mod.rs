@@ -17,6 +17,7 @@ mod protocol;
 mod queues;
 mod redelivering;
 mod renewing;
+mod rooms;
 mod tokens;
 mod uploads;
 mod waking;

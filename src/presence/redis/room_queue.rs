@@ -101,6 +101,12 @@ impl RoomQueue {
         self.0.lock().rules = rules.cloned();
     }
 
+    pub(super) fn is_bounded(&self, room: &Room) -> bool {
+        let state = self.0.lock();
+        let rules = state.rules.as_ref();
+        rules.is_some_and(|rules| rules.is_bounded(room, &state.held))
+    }
+
     /// A subscription more. `Some`: whether there is a place for its user.
     pub(super) fn enter(&self, occupant: &Occupant) -> Result<Option<Place>, RoomRefusal> {
         let state = &mut *self.0.lock();

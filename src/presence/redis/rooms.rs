@@ -48,6 +48,11 @@ impl Rooms for RedisRooms {
         self.rules.exchanges.contains(exchange)
     }
 
+    fn is_bounded(&self, room: &Room) -> bool {
+        let partition = self.of(room);
+        partition.is_some_and(|partition| partition.shared.rooms.is_bounded(room))
+    }
+
     fn enter(&self, occupant: &Occupant) -> Entering {
         let Some(partition) = self.of(&occupant.room) else {
             return future::ready(Ok(())).boxed();

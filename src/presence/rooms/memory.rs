@@ -189,6 +189,11 @@ impl Rooms for MemoryRooms {
         self.inner.rules.exchanges.contains(exchange)
     }
 
+    fn is_bounded(&self, room: &Room) -> bool {
+        let held = &self.inner.state.lock().held;
+        self.inner.rules.is_bounded(room, held)
+    }
+
     fn enter(&self, occupant: &Occupant) -> Entering {
         future::ready(self.inner.enter(occupant)).boxed()
     }

@@ -39,6 +39,10 @@ pub trait Rooms: Send + Sync + 'static {
     /// Whether subscriptions to this exchange are counted; answers at once. In any virtual host.
     fn counts(&self, exchange: &str) -> bool;
 
+    /// Whether there is a bound now that may keep a user out of the room, so that it has to enter
+    /// before it is served; answers at once.
+    fn is_bounded(&self, room: &Room) -> bool;
+
     /// A session has subscribed to a room: it is in it until [`Rooms::leave`], whether or not the
     /// answer is awaited. A session that has several subscriptions to a room enters once for each,
     /// and leaves once for each.
@@ -201,6 +205,13 @@ pub struct RoomRules {
     pub max_rooms: usize,
     /// The outbox of events; `None`: they are off.
     pub events: Option<Arc<Outbox<RoomEvent>>>,
+}
+
+impl RoomRules {
+    /// [`Rooms::is_bounded`], on a node with these rooms.
+    pub(super) fn is_bounded(&self, room: &Room, held: &HeldRooms) -> bool {
+        self.max_members > 0 || (!held.has(room) && held.len() >= self.max_rooms)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,101 @@
+//! Rooms that subscriptions enter.
+
+use std::time::SystemTime;
+
+use super::*;
+use crate::presence::{
+    Node, Outbox, Presence,
+    memory::MemoryPresence,
+    rooms::{Room, RoomChange, RoomEvent, RoomRules},
+};
+
+/// A house with rooms for so many members (0: any number), and their events.
+fn with_rooms(max_members: u64) -> (House, Arc<Outbox<RoomEvent>>) {
+    let events = Outbox::new();
+    let node = Node {
+        name: "node-1".into(),
+        since: SystemTime::now(),
+        debounce: Duration::ZERO,
+        events: None,
+        rooms: Some(RoomRules {
+            exchanges: ["feed".into(), "missing".into()].into(),
+            max_members,
+            max_rooms: 9,
+            events: Some(Arc::clone(&events)),
+        }),
+    };
+    let presence: Arc<dyn Presence> = Arc::new(MemoryPresence::new(node));
+    let house = House::with(Options {
+        presence: Some(presence),
+        ..Options::default()
+    });
+    (house, events)
+}
+
+fn members(house: &House) -> u64 {
+    let room = Room {
+        vhost: "/".into(),
+        exchange: "feed".into(),
+        key: "lobby".into(),
+    };
+    house.services.rooms.as_ref().unwrap().here(&room).members
+}
+
+const ACKS: [&str; 2] = ["auto", "client"];
+
+/// Until then RabbitMQ drops its messages, and nobody may be told that it gets them.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_in_its_room_from_when_its_key_is_bound() {
+    for ack in ACKS {
+        let (house, events) = with_rooms(0);
+        let mut client = Client::connect(&house).await;
+        house.slow.gate.close();
+        client.send(format!(
+            "SUBSCRIBE\nid:1\ndestination:/exchange/feed/lobby\nack:{ack}\nreceipt:s\n\n\0"
+        ));
+        settle().await;
+        assert_eq!(members(&house), 0, "{ack}");
+        house.slow.gate.open();
+        client.expect_receipt("s").await;
+        assert_eq!(members(&house), 1, "{ack}");
+        let told = events.next(9).await;
+        let told: Vec<_> = told.into_iter().map(|event| event.change).collect();
+        assert_eq!(
+            told,
+            [RoomChange::Occupied, RoomChange::Join("alice".into())]
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_fails_is_no_join_and_no_leave() {
+    for ack in ACKS {
+        let (house, events) = with_rooms(0);
+        let mut client = Client::connect(&house).await;
+        client.send(format!(
+            "SUBSCRIBE\nid:1\ndestination:/exchange/missing/lobby\nack:{ack}\n\n\0"
+        ));
+        client.expect(Command::Error).await;
+        settle().await;
+        events.close();
+        assert!(events.next(9).await.is_empty(), "{ack}");
+    }
+}
+
+/// A client for which there is no room gets nothing of it, so it has its place before.
+#[tokio::test(start_paused = true)]
+async fn where_rooms_may_be_full_a_session_enters_first() {
+    let (house, _events) = with_rooms(1);
+    let mut client = Client::connect(&house).await;
+    house.slow.gate.close();
+    client.send("SUBSCRIBE\nid:1\ndestination:/exchange/feed/lobby\nreceipt:s\n\n\0");
+    settle().await;
+    assert_eq!(members(&house), 1);
+    let mut second = Client::new(&house);
+    second.send(CONNECT.replace("alice", "bob"));
+    second.expect(Command::Connected).await;
+    second.send("SUBSCRIBE\nid:1\ndestination:/exchange/feed/lobby\n\n\0");
+    second.expect_error("room is full").await;
+    house.slow.gate.open();
+    client.expect_receipt("s").await;
+}
