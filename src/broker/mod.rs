@@ -137,6 +137,12 @@ pub trait VirtualHost: Send + Sync + 'static {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
 
+    /// Gives up a feed that nobody needs any more, with whatever is bound to it. When this returns,
+    /// nothing more of it reaches its sink; the broker takes away what serves it in the background.
+    /// [`VirtualHost::bind_feed`] begins anew. To be called while no other call for the feed is under
+    /// way. A feed that is read from a journal stays.
+    fn end_feed(&self, feed: &FeedId);
+
     /// Starts a consumer of its own: declares what `request` says, binds, consumes. Every
     /// message stays unsettled until [`Consumer::settle`]; at most `request.prefetch` are
     /// unsettled at a time. Messages may reach the sink before this returns.

@@ -64,6 +64,8 @@ pub struct Hub {
     linger: Arc<Linger>,
     _linger_task: AbortOnDropHandle<()>,
     _verify_task: AbortOnDropHandle<()>,
+    /// Gives up feeds that nobody uses any more.
+    _unused_task: AbortOnDropHandle<()>,
     rouser: Arc<Rouser>,
     /// For exchanges whose messages are handed on for those who are away; with what has their
     /// bindings taken away at once.
@@ -123,11 +125,13 @@ impl Hub {
         let (linger, linger_task) = Linger::start(config.linger);
         let away = Away::start(config, name, &host);
         let verifier = Verifier::new(&feeds, &host, config, pace);
+        let giving_up = feed::give_up(&feeds, &host, config, pace);
         let hub = Arc::new(Self {
             name: name.into(),
             linger,
             _linger_task: linger_task,
             _verify_task: AbortOnDropHandle::new(tokio::spawn(verifier.run())),
+            _unused_task: AbortOnDropHandle::new(tokio::spawn(giving_up)),
             rouser: Arc::default(),
             away,
             host,
@@ -272,24 +276,27 @@ impl Hub {
     async fn subscribe_to(
         &self,
         (exchange, pattern): (&str, &str),
-        conflate: Option<Conflate>,
+        mut conflate: Option<Conflate>,
         mailbox: &Arc<Mailbox>,
         subscription: SubscriptionId,
     ) -> Result<Option<SharedSubscription>, BrokerError> {
-        let Some((feed, pattern)) = self.feed(exchange, pattern).await? else {
-            return Ok(None);
-        };
         let subscriber = Subscriber {
             mailbox: Arc::clone(mailbox),
             subscription,
         };
-        if let Some(conflate) = conflate {
-            mailbox.conflate(subscription, conflate);
+        loop {
+            let Some((feed, pattern)) = self.feed(exchange, pattern).await? else {
+                return Ok(None);
+            };
+            if let Some(conflate) = conflate.take() {
+                mailbox.conflate(subscription, conflate);
+            }
+            // From here on the guard takes the subscriber out again, if this future is dropped too.
+            if let Some((guard, bound)) = feed.add(pattern, subscriber.clone()) {
+                bound.wait().await?;
+                return Ok(Some(guard));
+            }
         }
-        // From here on the guard takes the subscriber out again, if this future is dropped too.
-        let (guard, bound) = feed.add(pattern, subscriber);
-        bound.wait().await?;
-        Ok(Some(guard))
     }
 
     /// Whether the exchange has a journal.
@@ -320,7 +327,10 @@ impl Hub {
             mailbox: Arc::clone(mailbox),
             subscription,
         };
-        let (mut guard, bound) = feed.add_resuming(pattern, subscriber);
+        // A feed with a journal is never given up.
+        let Some((mut guard, bound)) = feed.add_resuming(pattern, subscriber) else {
+            return Err(ResumeError::NoJournal);
+        };
         bound.wait().await?;
         let resumed = guard.resume(resume).await?;
         Ok((guard, resumed))

@@ -67,7 +67,7 @@ impl Pace {
     }
 
     /// Waits until so many may be checked.
-    async fn turn(&self, count: usize) {
+    pub(super) async fn turn(&self, count: usize) {
         let at = {
             let mut next = self.next.lock();
             let at = (*next).max(Instant::now());

@@ -25,6 +25,11 @@ pub fn queue_left(feed: &dyn Display, error: &dyn Display) {
     debug!(target: "stentor::broker::amqp::feed", %feed, %error, "left a queue to expire");
 }
 
+/// Nobody has used a feed for some minutes: the next subscriber gets a new one.
+pub fn feed_given_up(feed: &dyn Display) {
+    debug!(target: "stentor::hub", %feed, "unused feed given up");
+}
+
 /// The broker has no event exchange, or the account may not read it; `link` counts connections.
 pub fn broker_events_unreadable(link: u64) {
     debug!(

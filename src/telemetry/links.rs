@@ -78,7 +78,7 @@ pub fn feed_moved(feed: &dyn Display, queue: &str, cause: &str) {
     warn!(target: "stentor::broker", feed, queue, cause, "feed has a new queue");
 }
 
-/// A queue that a feed left on a node that was down is deleted.
+/// A queue that a feed left, on a node that was down or when it was given up, is deleted.
 pub fn leftover_deleted(queue: &str) {
     info!(target: "stentor::broker", queue, "left queue deleted");
 }

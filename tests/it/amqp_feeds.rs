@@ -194,6 +194,67 @@ async fn an_exchange_that_is_gone_is_noticed_when_the_link_is_back() {
     recovers_with_its_exchange(&house).await;
 }
 
+/// The gateway's connections; others are those of tests.
+async fn own_connections(vhost: &Vhost) -> usize {
+    let names = vhost.connections().await;
+    let own = names.iter().filter(|name| name.starts_with("stentor "));
+    own.count()
+}
+
+/// As where an application makes an exchange for each game, and deletes it afterwards.
+#[tokio::test]
+async fn feeds_of_exchanges_that_come_and_go_leave_nothing() {
+    const GAMES: usize = 60;
+    let house = House::open_with(|builder| {
+        builder
+            .set("feed.shards", 1)
+            .set("feed.verify_interval", "100ms")
+            .set("feed.verify_rate", 10_000)
+            .set("feed.linger", "0s")
+            .set("control.exchange", "off")
+    })
+    .await;
+    let vhost = &house.vhost;
+    let mut stays = subscriber(&house, DESTINATION).await;
+    let before = (vhost.queues().await.len(), own_connections(vhost).await);
+    let (mut player, channel) = (house.tcp().await, vhost.channel().await);
+    for game in 0..GAMES {
+        let kind = match game % 3 {
+            0 => ExchangeKind::Direct,
+            1 => ExchangeKind::Topic,
+            _ => ExchangeKind::Fanout,
+        };
+        let exchange = format!("game.{game}");
+        vhost.declare_exchange(&exchange, kind).await;
+        let destination = format!("/exchange/{exchange}/moves");
+        player.subscribe(&exchange, &destination).await;
+        publish(&channel, &exchange, "moves", 1, None).await;
+        player.expect_message("x").await;
+    }
+    assert!(vhost.queues().await.len() >= before.0 + GAMES);
+    let second = async || own_connections(vhost).await == before.1 + 1;
+    eventually(DEADLINE, "the second connection of the shard", second).await;
+    player.disconnect().await;
+    for game in 0..GAMES {
+        let options = ExchangeDeleteOptions::default();
+        let exchange = format!("game.{game}");
+        let deleting = channel.exchange_delete(exchange.as_str().into(), options);
+        deleting.await.unwrap();
+    }
+    eventually(2 * DEADLINE, "their queues are gone", async || {
+        vhost.queues().await.len() == before.0
+    })
+    .await;
+    let closed = async || own_connections(vhost).await == before.1;
+    eventually(DEADLINE, "their connection is closed", closed).await;
+    house.push(["still here"]).await;
+    stays.expect_message("still here").await;
+    vhost.declare_exchange("game.1", ExchangeKind::Topic).await;
+    let mut again = subscriber(&house, "/exchange/game.1/moves").await;
+    vhost.publish("game.1", "moves", ["anew"]).await;
+    again.expect_message("anew").await;
+}
+
 /// The broker believes that the link is there; it is not.
 #[tokio::test]
 async fn a_half_open_link_loses_nothing() {

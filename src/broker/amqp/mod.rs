@@ -343,6 +343,10 @@ impl VirtualHost for AmqpVirtualHost {
         self.feeds.unbind(feed, pattern).boxed()
     }
 
+    fn end_feed(&self, feed: &FeedId) {
+        self.feeds.end(feed);
+    }
+
     fn read_journal<'a>(
         &'a self,
         exchange: &'a str,

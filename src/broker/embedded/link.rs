@@ -145,6 +145,16 @@ impl VirtualHost for EmbeddedVhost {
         ready(Ok(())).boxed()
     }
 
+    fn end_feed(&self, feed: &FeedId) {
+        let patterns = match self.feeds.lock().get(feed) {
+            Some(bound) => bound.patterns.clone(),
+            None => return,
+        };
+        for pattern in patterns {
+            self.unbind(feed, &pattern);
+        }
+    }
+
     fn consume(
         &self,
         request: Consume,

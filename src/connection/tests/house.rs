@@ -416,6 +416,10 @@ impl VirtualHost for SlowHost {
         self.wait(self.inner.unbind_feed(feed, pattern))
     }
 
+    fn end_feed(&self, feed: &FeedId) {
+        self.inner.end_feed(feed);
+    }
+
     fn consume(
         &self,
         request: Consume,

@@ -3,6 +3,7 @@
 mod journal;
 mod sink;
 mod subscription;
+mod unused;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,9 +22,11 @@ pub use self::journal::{
     Resumed, Since, Told,
 };
 pub use self::subscription::{Given, SharedSubscription};
+use self::unused::Stage;
 pub(super) use self::{
     journal::{Journal, Record},
     sink::Sink,
+    unused::give_up,
 };
 use super::{
     linger::{Linger, Unbind},
@@ -121,6 +124,7 @@ pub(super) struct Table {
     changing: HashMap<Arc<str>, Phase>,
     /// How often the broker lost all bindings: bindings of an older count are gone.
     losses: u64,
+    stage: Stage,
 }
 
 /// A subscription of a local client.
@@ -233,6 +237,7 @@ impl Feed {
             bind_all,
             changing: HashMap::new(),
             losses: 0,
+            stage: Stage::default(),
         };
         Arc::new(Self {
             id,
@@ -265,7 +270,7 @@ impl Feed {
         self: &Arc<Self>,
         pattern: &str,
         subscriber: Subscriber,
-    ) -> (SharedSubscription, Bound) {
+    ) -> Option<(SharedSubscription, Bound)> {
         if let Some(record) = &mut self.table.lock().record {
             record.begin(subscriber.clone());
         }
@@ -273,14 +278,18 @@ impl Feed {
     }
 
     /// Adds a subscriber, and sees to it that its pattern is bound: told so is only who was there
-    /// before the broker said it.
+    /// before the broker said it. `None`: the feed was given up just now, and there is another one.
     pub(super) fn add(
         self: &Arc<Self>,
         pattern: &str,
         subscriber: Subscriber,
-    ) -> (SharedSubscription, Bound) {
+    ) -> Option<(SharedSubscription, Bound)> {
         let pattern: Arc<str> = pattern.into();
         let mut table = self.table.lock();
+        if table.stage == Stage::GivenUp {
+            return None;
+        }
+        table.stage = Stage::Used;
         let binding = table.binding_of(&pattern);
         let is_new = table.routes.insert(&pattern, subscriber.clone()) || table.bind_all;
         let waits = || (Arc::clone(&pattern), subscriber.clone());
@@ -297,16 +306,14 @@ impl Feed {
             }
         };
         drop(table);
-        (
-            SharedSubscription {
-                feed: Arc::clone(self),
-                pattern,
-                subscriber,
-                catching_up: None,
-                _counted: SharedSubscriptionCounted::begin(),
-            },
-            Bound(bound),
-        )
+        let subscription = SharedSubscription {
+            feed: Arc::clone(self),
+            pattern,
+            subscriber,
+            catching_up: None,
+            _counted: SharedSubscriptionCounted::begin(),
+        };
+        Some((subscription, Bound(bound)))
     }
 
     fn start_binding(

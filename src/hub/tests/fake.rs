@@ -18,6 +18,7 @@ pub(super) enum Call {
     Kind(String),
     Bind(FeedId, String),
     Unbind(FeedId, String),
+    End(FeedId),
 }
 
 /// A call that is not answered yet.
@@ -309,6 +310,15 @@ impl VirtualHost for Fake {
 
     fn unbind_feed<'a>(&'a self, feed: &'a FeedId, pattern: &'a str) -> BoxFuture<'a, Answer> {
         self.ask(feed, pattern, false)
+    }
+
+    fn end_feed(&self, feed: &FeedId) {
+        let mut state = self.state.lock();
+        state.calls.push(Call::End(feed.clone()));
+        let is_asked = state.asked.iter().any(|asked| asked.feed == *feed);
+        assert!(!is_asked, "a call for {feed} is under way");
+        let is_its = |of: &Arc<str>, shard| *of == feed.exchange && shard == feed.shard;
+        state.bound.retain(|(of, shard, _)| !is_its(of, *shard));
     }
 
     fn consume(

@@ -4,6 +4,7 @@ mod fake;
 mod model;
 mod rousing;
 mod unheard;
+mod unused;
 mod verifying;
 
 use std::{

@@ -85,6 +85,8 @@ impl VirtualHost for Host {
         pending().boxed()
     }
 
+    fn end_feed(&self, _: &FeedId) {}
+
     fn consume(
         &self,
         _: Consume,

@@ -1,6 +1,6 @@
 //! Shared feeds.
 
-use stentor::broker::{BrokerError, ExchangeKind, Properties, Publish};
+use stentor::broker::{BrokerError, ExchangeKind, FeedId, Properties, Publish};
 
 use super::{
     Fixture,
@@ -224,4 +224,30 @@ pub(crate) async fn exchanges_have_kinds<F: Fixture>() {
         matches!(unknown, Err(BrokerError::NotFound(_))),
         "{unknown:?}"
     );
+}
+
+/// Also where something is bound to it still.
+pub(crate) async fn a_feed_that_was_ended_begins_anew<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    for exchange in ["amq.direct", "amq.topic", "amq.fanout"] {
+        let news = feed(exchange, 0);
+        let mut expected = Vec::new();
+        for round in 0..3 {
+            node.bind(&news, "a").await;
+            let body = round.to_string();
+            node.send(exchange, "a", &body).await;
+            expected.push(body);
+            let all = |entries: &[(FeedId, _)]| {
+                let got = entries.iter().filter(|(id, _)| *id == news);
+                (got.count() >= expected.len()).then_some(())
+            };
+            node.feeds.messages.until("the message", all).await;
+            node.vhost.end_feed(&news);
+            node.send(exchange, "a", "nobody is there").await;
+        }
+        node.bind(&news, "a").await;
+        node.send(exchange, "a", FENCE).await;
+        assert_eq!(node.feeds.bodies_before(&news, FENCE).await, expected);
+    }
 }

@@ -40,6 +40,7 @@ macro_rules! contract {
                 a_pattern_can_be_bound_again
                 an_unknown_exchange_cannot_be_bound
                 feeds_of_one_exchange_are_apart
+                a_feed_that_was_ended_begins_anew
                 every_node_has_its_own_feeds
                 messages_arrive_whole
                 exchanges_have_kinds

@@ -94,6 +94,15 @@ impl Feeds {
         self.tell(feed, true);
     }
 
+    /// Nothing is bound to it any more, and what is on its way is for nobody.
+    pub(super) fn end_feed(&self, host: &dyn VirtualHost, feed: &FeedId) {
+        host.end_feed(feed);
+        for pattern in self.patterns(feed) {
+            self.note(feed, &pattern, false);
+        }
+        self.drop_held(feed);
+    }
+
     /// The queues are made anew, and bound to what the gateway wants by then.
     pub(super) fn make_anew(&self, host: &dyn VirtualHost) {
         for feed in self.of(None) {

@@ -110,6 +110,10 @@ impl VirtualHost for SimHost {
         .boxed()
     }
 
+    fn end_feed(&self, feed: &FeedId) {
+        self.0.feeds.end_feed(&**self.0.host(), feed);
+    }
+
     fn consume(
         &self,
         request: Consume,

@@ -23,7 +23,7 @@ mod taker;
 mod way;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -134,6 +134,8 @@ struct Feed {
     shared: Arc<Shared>,
     /// For its messages.
     reader: Arc<Reader<FeedTaker>>,
+    /// Which of the readers that is.
+    place: Place,
     queue: Arc<FeedQueue>,
     /// Whether the queue is there and can be bound to; if not, why.
     ready: watch::Receiver<Ready>,
@@ -141,6 +143,8 @@ struct Feed {
     is_bound: Arc<AtomicBool>,
     /// True from the moment that its exchange was lost until it has another queue.
     is_stale: Arc<watch::Sender<bool>>,
+    /// It was given up: its consumers may live a moment longer, and what they get is for nobody.
+    is_ended: Arc<AtomicBool>,
     sentinel: Arc<Sentinel>,
     whole: WholeWay,
     /// It is read from a journal.
@@ -323,6 +327,32 @@ impl FeedManager {
         }
     }
 
+    /// As [`crate::broker::VirtualHost::end_feed`].
+    pub(super) fn end(&self, id: &FeedId) {
+        let mut feeds = self.feeds.lock();
+        let Some(feeds) = feeds.as_mut() else {
+            return;
+        };
+        if feeds.get(id).is_none_or(|feed| feed.journal.is_some()) {
+            return;
+        }
+        let Some(feed) = feeds.remove(id) else {
+            return;
+        };
+        feed.is_ended.store(true, Ordering::Release);
+        // It goes with the queue, which is no loss of its exchange.
+        feed.sentinel.lost();
+        // Its consumers end with it.
+        if let Some(task) = feed.task.get() {
+            task.abort();
+        }
+        self.shared.leftovers.add(feed.queue.name());
+        // With the feeds locked, so that no new one gets a connection that ends.
+        if feeds.values().all(|other| other.place != feed.place) {
+            self.shared.readers.leave(feed.place);
+        }
+    }
+
     /// Removes the queues; no task waits for their messages any more, and one that still asks is refused.
     pub(super) async fn close(&self) {
         let feeds: Vec<_> = self
@@ -368,16 +398,18 @@ impl FeedManager {
         };
         let queue = Arc::new(queue);
         let (ready_sender, ready) = watch::channel(Err("it was not declared yet".into()));
-        let of_shard = feeds.keys().filter(|other| other.shard == id.shard).count();
-        let reader = shared.readers.of(id.shard, of_shard);
+        let place = free_place(id.shard, feeds.values().map(|feed| feed.place));
+        let reader = shared.readers.of(place);
         let feed = Arc::new(Feed {
             id: id.clone(),
             shared,
             reader,
+            place,
             queue,
             ready,
             is_bound: Arc::default(),
             is_stale: Arc::default(),
+            is_ended: Arc::default(),
             sentinel: Arc::new(Sentinel::new()?),
             whole: WholeWay::default(),
             journal: side,
@@ -405,17 +437,41 @@ impl Shared {
 }
 
 impl Readers {
-    /// The connection for the next feed of a shard that has so many.
-    fn of(&self, shard: u16, feeds: usize) -> Arc<Reader<FeedTaker>> {
-        let place = (shard, feeds / FEEDS_PER_READER);
+    /// The connection at that place.
+    fn of(&self, place: Place) -> Arc<Reader<FeedTaker>> {
         let start = || {
-            let (_, number) = place;
+            let (shard, number) = place;
             let purpose = format!("{} {shard}.{number}", self.config.purpose);
             let config = self.config.with_purpose(purpose);
             Arc::new(Reader::start(config, self.max_body))
         };
         Arc::clone(self.open.lock().entry(place).or_insert_with(start))
     }
+
+    /// No feed is on that connection any more. The first of a shard is kept for the next one.
+    fn leave(&self, place: Place) {
+        let (_, number) = place;
+        if number > 0
+            && let Some(reader) = self.open.lock().remove(&place)
+        {
+            tokio::spawn(async move { reader.close().await });
+        }
+    }
+}
+
+/// The first connection of a shard that has room for another feed, beside those at these places.
+fn free_place(shard: u16, taken: impl Iterator<Item = Place>) -> Place {
+    let mut feeds = BTreeMap::new();
+    for (_, number) in taken.filter(|(of, _)| *of == shard) {
+        let count = feeds.entry(number).or_insert(0_usize);
+        *count = count.saturating_add(1);
+    }
+    let is_free = |number: &usize| {
+        feeds
+            .get(number)
+            .is_none_or(|count| *count < FEEDS_PER_READER)
+    };
+    (shard, (0..).find(is_free).unwrap_or_default())
 }
 
 impl Feed {
@@ -516,4 +572,26 @@ async fn bind(
 /// Where the messages go that the broker drops from a feed's queue because it is full.
 fn overflow_queue(queue: &ShortString) -> Result<ShortString, BrokerError> {
     short("the queue's name", &format!("{queue}.overflow"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_takes_the_place_of_one_that_has_ended() {
+        let mut taken = vec![(1, 0); 7];
+        for number in 0..2 {
+            for _ in 0..FEEDS_PER_READER {
+                let place = free_place(0, taken.iter().copied());
+                assert_eq!(place, (0, number));
+                taken.push(place);
+            }
+        }
+        assert_eq!(free_place(0, taken.iter().copied()), (0, 2));
+        assert_eq!(free_place(1, taken.iter().copied()), (1, 0));
+        let ended = taken.iter().position(|place| *place == (0, 0)).unwrap();
+        taken.remove(ended);
+        assert_eq!(free_place(0, taken.iter().copied()), (0, 0));
+    }
 }

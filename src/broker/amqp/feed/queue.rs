@@ -3,7 +3,8 @@
 //! On a cluster a classic queue is on one node. While that node is down, its name can be neither used
 //! nor declared anew, so the feed goes on with another one. The old queue comes back with its node,
 //! is bound still, and would fill until it expires; and some versions of RabbitMQ refuse to confirm
-//! what is routed to a queue whose node is down. So it is deleted as soon as RabbitMQ lets it be.
+//! what is routed to a queue whose node is down. So it is deleted as soon as RabbitMQ lets it be. So is
+//! the queue of a feed that was given up.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

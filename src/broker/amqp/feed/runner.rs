@@ -97,6 +97,7 @@ pub(super) struct Runner {
     ready: watch::Sender<Ready>,
     is_bound: Arc<AtomicBool>,
     is_stale: Arc<watch::Sender<bool>>,
+    is_ended: Arc<AtomicBool>,
     sentinel: Arc<Sentinel>,
     /// It holds this task.
     feed: Weak<Feed>,
@@ -239,6 +240,7 @@ impl Runner {
             ready,
             is_bound: Arc::clone(&feed.is_bound),
             is_stale: Arc::clone(&feed.is_stale),
+            is_ended: Arc::clone(&feed.is_ended),
             sentinel: Arc::clone(&feed.sentinel),
             feed: Arc::downgrade(feed),
         }
@@ -248,7 +250,7 @@ impl Runner {
     async fn consume_overflow(&self) -> Result<Consumer<FeedTaker>, BrokerError> {
         let queue = self.queue.name();
         let overflow = overflow_queue(&queue)?;
-        let marks = Marks::new(&self.shared, &self.id, queue.as_str());
+        let marks = Marks::new(&self.shared, &self.id, queue.as_str(), &self.is_ended);
         let taker = FeedTaker::Marks(marks);
         let deadline = self.question();
         let starting = self.reader.consume(overflow.as_str(), 0, taker, deadline);
@@ -257,11 +259,8 @@ impl Runner {
 
     /// Lets the feed's messages flow; how many wait in an old queue.
     async fn consume(&mut self, waiting: Waiting) -> Result<Consumer<FeedTaker>, BrokerError> {
-        let (shared, sentinel) = (&self.shared, &self.sentinel);
-        let mut messages = self
-            .messages
-            .take()
-            .unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
+        let anew = || Messages::new(&self.shared, &self.id, &self.sentinel, &self.is_ended);
+        let mut messages = self.messages.take().unwrap_or_else(anew);
         messages.reconnected(match waiting {
             Waiting::Nothing => Some(0),
             Waiting::Known(count) => Some(usize::try_from(count).unwrap_or(usize::MAX)),

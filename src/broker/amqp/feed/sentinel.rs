@@ -19,7 +19,7 @@
 //! alternate exchange, to the feeds of all nodes, and shows that this way is open.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -183,6 +183,7 @@ impl Watch {
                 None => return,
                 Some(feeds) => feeds.values().map(Arc::clone).collect::<Vec<_>>(),
             };
+            self.forget_all_but(&watched);
             for feed in watched {
                 // Another feed of the same exchange may have told it.
                 if feed.sentinel.is_bound()
@@ -193,6 +194,15 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Forgets feeds that were given up.
+    fn forget_all_but(&mut self, feeds: &[Arc<Feed>]) {
+        let ids: HashSet<_> = feeds.iter().map(|feed| &feed.id).collect();
+        self.feeds.retain(|id, _| ids.contains(id));
+        let exchanges: HashSet<_> = ids.iter().map(|id| &id.exchange).collect();
+        self.refused
+            .retain(|exchange, _| exchanges.contains(exchange));
     }
 
     /// Why the feed's bindings are gone, if they are.

@@ -1,7 +1,10 @@
 //! One feed's messages, and the marks of those that were dropped: what is done with each, on the
 //! connection's task.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use amqp_wire::{Body, Delivery, encode::Fields};
 use hashbrown::DefaultHashBuilder;
@@ -36,6 +39,8 @@ pub(super) struct Messages {
     hasher: DefaultHashBuilder,
     handed: Handed,
     sentinel: Arc<Sentinel>,
+    /// The feed was given up.
+    is_ended: Arc<AtomicBool>,
     /// Its queue is a replicated one.
     is_replicated: bool,
 }
@@ -47,12 +52,19 @@ pub(super) struct Marks {
     queue: Box<str>,
     /// Why messages of the feed were lost, until it is told.
     lost: Option<&'static str>,
+    /// The feed was given up.
+    is_ended: Arc<AtomicBool>,
     /// Its queue is a replicated one.
     is_replicated: bool,
 }
 
 impl Messages {
-    pub(super) fn new(shared: &Shared, id: &FeedId, sentinel: &Arc<Sentinel>) -> Self {
+    pub(super) fn new(
+        shared: &Shared,
+        id: &FeedId,
+        sentinel: &Arc<Sentinel>,
+        is_ended: &Arc<AtomicBool>,
+    ) -> Self {
         let prefetch = usize::from(shared.config.prefetch);
         Self {
             id: id.clone(),
@@ -60,6 +72,7 @@ impl Messages {
             hasher: DefaultHashBuilder::default(),
             handed: Handed::new(prefetch.saturating_mul(2)),
             sentinel: Arc::clone(sentinel),
+            is_ended: Arc::clone(is_ended),
             is_replicated: shared.config.replicated,
         }
     }
@@ -71,6 +84,10 @@ impl Messages {
     }
 
     fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt) {
+        // The next feed of that name is not to get it.
+        if self.is_ended.load(Ordering::Acquire) {
+            return;
+        }
         let print = wire::fingerprint(&self.hasher, &delivery);
         let seen = self.handed.look(print, delivery.redelivered);
         if seen == Seen::Before {
@@ -93,12 +110,18 @@ impl Messages {
 }
 
 impl Marks {
-    pub(super) fn new(shared: &Shared, id: &FeedId, queue: &str) -> Self {
+    pub(super) fn new(
+        shared: &Shared,
+        id: &FeedId,
+        queue: &str,
+        is_ended: &Arc<AtomicBool>,
+    ) -> Self {
         Self {
             id: id.clone(),
             sink: Arc::clone(&shared.sink),
             queue: queue.into(),
             lost: None,
+            is_ended: Arc::clone(is_ended),
             is_replicated: shared.config.replicated,
         }
     }
@@ -138,7 +161,9 @@ impl reader::DeliveryTaker for FeedTaker {
             Self::Journal(_) => {}
             Self::Marks(marks) => {
                 // Told once for many.
-                if let Some(why) = marks.lost.take() {
+                if let Some(why) = marks.lost.take()
+                    && !marks.is_ended.load(Ordering::Acquire)
+                {
                     interrupted(&*marks.sink, &marks.id, why);
                 }
             }

@@ -184,6 +184,8 @@ impl VirtualHost for Fake {
         std::future::ready(Ok(())).boxed()
     }
 
+    fn end_feed(&self, _: &FeedId) {}
+
     fn consume(
         &self,
         _: Consume,
