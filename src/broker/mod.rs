@@ -286,6 +286,10 @@ pub trait FeedSink: Send + Sync {
     /// The patterns that are bound to the feed, or are about to be.
     fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>>;
 
+    /// The feed is served again after a lost link. Its bindings may be gone meanwhile, without a word:
+    /// what is relied on should be bound again. Does not block.
+    fn resumed(&self, _feed: &FeedId) {}
+
     /// Messages of the feed may have been lost; why. What is bound, stays so.
     fn interrupted(&self, feed: &FeedId, reason: &str);
 

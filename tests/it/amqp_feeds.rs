@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lapin::{
     BasicProperties, Channel, ExchangeKind,
     options::{BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions},
@@ -192,6 +193,45 @@ async fn an_exchange_that_is_gone_is_noticed_when_the_link_is_back() {
     proxy.cut();
     client.expect_error(INTERRUPTED).await;
     recovers_with_its_exchange(&house).await;
+}
+
+/// Thousands of keys are asked for again while their subscriber leaves: one of them that is bound
+/// after it was taken away would stay, for nobody.
+#[tokio::test]
+async fn keys_that_are_left_while_they_are_bound_again_leave_nothing() {
+    const CLIENTS: usize = 50;
+    const KEYS: usize = 40;
+    let (house, proxy) = behind_a_proxy(|builder| {
+        builder
+            .set("feed.linger", "0s")
+            .set("feed.verify_interval", "0s")
+    })
+    .await;
+    let subscribed = (0..CLIENTS).map(async |number| {
+        let mut client = house.tcp().await;
+        for key in 0..KEYS {
+            let destination = format!("/exchange/feed/{number}.{key}");
+            client
+                .raw(format!(
+                    "SUBSCRIBE\nid:{key}\ndestination:{destination}\n\n\0"
+                ))
+                .await;
+        }
+        client.subscribe("feed", DESTINATION).await;
+        client
+    });
+    let mut clients = join_all(subscribed).await;
+    proxy.cut();
+    // It comes when the feed is consumed again, and its keys are about to be bound.
+    house.push(["back"]).await;
+    for client in &mut clients {
+        client.expect_message("back").await;
+    }
+    join_all(clients.into_iter().map(StompClient::disconnect)).await;
+    eventually(DEADLINE, "nothing is bound", async || {
+        house.vhost.bindings().await.is_empty()
+    })
+    .await;
 }
 
 /// The gateway's connections; others are those of tests.

@@ -1,5 +1,6 @@
 //! One feed: which subscriptions wait for which pattern, and which patterns are bound.
 
+mod again;
 mod journal;
 mod sink;
 mod subscription;
@@ -16,6 +17,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
 use tokio::{sync::watch, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::journal::{
     Gap, History, HistoryAsk, HistoryGiven, JournalStatus, Missed, OnGap, Resume, ResumeError,
@@ -102,6 +104,8 @@ pub(super) struct Feed {
     counts: Arc<FeedCounts>,
     /// It is read from a journal.
     pub(super) journal: Option<Arc<Journal>>,
+    /// Asks for all bindings again, after a lost link.
+    checking: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 /// What a feed is served by.
@@ -190,6 +194,8 @@ struct Waiting {
     done: Done,
     /// They, with their patterns, have no answer yet.
     who: Vec<(Arc<str>, Subscriber)>,
+    /// Somebody else waits, too.
+    is_wanted: bool,
 }
 
 impl Waiting {
@@ -197,7 +203,12 @@ impl Waiting {
         Self {
             done: watch::channel(None).0,
             who: Vec::new(),
+            is_wanted: false,
         }
+    }
+
+    fn is_for_nobody(&self) -> bool {
+        self.who.is_empty() && !self.is_wanted
     }
 }
 
@@ -248,6 +259,7 @@ impl Feed {
             table: Mutex::new(table),
             counts: FeedCounts::new(),
             journal: journal.map(Arc::new),
+            checking: Mutex::default(),
         })
     }
 
@@ -375,21 +387,23 @@ impl Feed {
     }
 
     /// Asks for an established binding once more, unless it is being asked for; done when the
-    /// broker has answered.
-    pub(super) async fn check(self: Arc<Self>, binding: Arc<str>) {
+    /// broker has answered. The subscribers handle the answer.
+    pub(super) async fn check(self: Arc<Self>, binding: Arc<str>) -> Outcome {
         let checked = {
             let mut table = self.table.lock();
-            let is_established = match table.changing.get(&binding) {
-                None => table.routes.contains(&binding),
-                Some(phase) => matches!(phase, Phase::Bound),
-            };
-            if !is_established {
-                return;
+            let is_wanted = table.routes.contains(&binding);
+            match table.changing.get_mut(&binding) {
+                // It was asked for a moment ago, and is as soon as it has rested.
+                Some(Phase::Resting(waiting)) => {
+                    waiting.is_wanted = true;
+                    waiting.done.subscribe()
+                }
+                None if is_wanted => self.start_checking(&mut table, binding, None),
+                Some(Phase::Bound) => self.start_checking(&mut table, binding, None),
+                _ => return Ok(()),
             }
-            self.start_checking(&mut table, binding, None)
         };
-        // The subscribers handle the answer.
-        let _ = Bound(checked).wait().await;
+        Bound(checked).wait().await
     }
 
     fn start_checking(
@@ -441,7 +455,7 @@ impl Feed {
             }
             let mut table = self.table.lock();
             match table.changing.remove(&binding) {
-                Some(Phase::Resting(waiting)) if waiting.who.is_empty() => {
+                Some(Phase::Resting(waiting)) if waiting.is_for_nobody() => {
                     if table.losses == losses {
                         self.established(&mut table, binding);
                     } else if !table.bind_all {

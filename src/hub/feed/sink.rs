@@ -55,6 +55,12 @@ impl FeedSink for Sink {
         feed.map(|feed| feed.bindings()).unwrap_or_default()
     }
 
+    fn resumed(&self, feed: &FeedId) {
+        if let Some(feed) = self.feed(feed) {
+            feed.check_all();
+        }
+    }
+
     fn interrupted(&self, feed: &FeedId, reason: &str) {
         if let Some(feed) = self.feed(feed) {
             feed.interrupted(reason);

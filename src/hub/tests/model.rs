@@ -19,6 +19,8 @@ enum Op {
     Pass(u64),
     /// The broker's queues are lost, and set up anew.
     Restart,
+    /// The link was lost, and is back.
+    Resume,
     /// The exchange is deleted and made anew, unless it is just being bound to; nobody is told.
     Rebuild,
     Publish,
@@ -50,6 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         ]
         .prop_map(Op::Pass),
         1 => Just(Op::Restart),
+        1 => Just(Op::Resume),
         1 => Just(Op::Rebuild),
         2 => Just(Op::Publish),
     ]
@@ -111,6 +114,12 @@ impl Run {
             Op::Early(early) => self.scene.fake.set_early(early),
             Op::Pass(millis) => sleep(Duration::from_millis(millis)).await,
             Op::Restart => self.scene.fake.restart(),
+            Op::Resume => {
+                let feeds: Vec<_> = self.scene.hub.feeds.open.read().keys().cloned().collect();
+                for feed in feeds {
+                    self.scene.fake.sink().resumed(&feed);
+                }
+            }
             Op::Rebuild => self.rebuild(),
             Op::Publish => self.publish().await,
         }

@@ -323,3 +323,108 @@ async fn an_exchange_that_is_gone_is_told() {
     let error = scene.subscribing("topic", "a.*", &client).await;
     assert!(matches!(error.unwrap(), Err(BrokerError::NotFound(_))));
 }
+
+fn one_shard() -> FeedConfig {
+    FeedConfig {
+        shards: 1,
+        ..config()
+    }
+}
+
+fn feed() -> FeedId {
+    FeedId {
+        exchange: "topic".into(),
+        shard: 0,
+    }
+}
+
+/// The exchange may have been made anew while the link was lost.
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_link_all_is_asked_for_again() {
+    for binding in [Binding::Key, Binding::All] {
+        let scene = scene_with(&FeedConfig {
+            shards: u16::from(binding == Binding::Key),
+            binding,
+            ..config()
+        });
+        let client = Client::new();
+        let mut guards = Vec::new();
+        for key in 0..200 {
+            guards.push(scene.subscribing("topic", &key.to_string(), &client).await);
+        }
+        // It left, and lingers.
+        drop(scene.subscribed("topic", "lingers").await);
+        scene.fake.rebuild("topic", ExchangeKind::Topic);
+        scene.fake.sink().resumed(&feed());
+        settle().await;
+        assert!(!scene.fake.is_bound("topic", "lingers"));
+        for key in 0..200 {
+            let key = key.to_string();
+            scene.fake.publish("topic", &[&key], &key);
+            assert_eq!(client.bodies(), [key]);
+        }
+    }
+}
+
+/// A subscription just began, so the broker is left alone for a moment.
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_link_a_key_that_rests_is_asked_for_as_well() {
+    let scene = scene_with(&one_shard());
+    let client = Client::new();
+    let _first = scene.subscribing("topic", "a", &client).await;
+    scene.fake.hold();
+    let second = scene.subscribing("topic", "a", &Client::new());
+    sleep(Duration::from_millis(100)).await;
+    scene.fake.answer(Ok(()));
+    let _second = second.await;
+    scene.fake.release();
+    scene.fake.rebuild("topic", ExchangeKind::Topic);
+    scene.fake.sink().resumed(&feed());
+    sleep(Duration::from_secs(1)).await;
+    scene.fake.publish("topic", &["a"], "hello");
+    assert_eq!(client.bodies(), ["hello"]);
+}
+
+/// The broker is slow, and keys are left while it binds them again.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_while_it_is_asked_for_again_is_taken_away() {
+    let scene = scene_with(&FeedConfig {
+        linger: Duration::ZERO,
+        ..one_shard()
+    });
+    let mut guards = Vec::new();
+    for key in 0..100 {
+        guards.push(scene.subscribed("topic", &key.to_string()).await);
+    }
+    scene.fake.hold();
+    scene.fake.sink().resumed(&feed());
+    settle().await;
+    assert!(scene.fake.waiting() > 0);
+    drop(guards);
+    for _ in 0..1_000 {
+        settle().await;
+        // The newest first: calls on different channels overtake each other.
+        match scene.fake.waiting() {
+            0 => break,
+            waiting => scene.fake.answer_nth(waiting - 1, Ok(()), true),
+        }
+    }
+    scene.fake.release();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!((scene.fake.waiting(), scene.fake.bound()), (0, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_went_with_the_link_is_told() {
+    let scene = scene_with(&one_shard());
+    let client = Client::new();
+    let _guard = scene.subscribing("topic", "a", &client).await;
+    scene.fake.hold();
+    scene.fake.sink().resumed(&feed());
+    settle().await;
+    // As the broker does that finds it gone.
+    scene.fake.lose("topic");
+    scene.fake.answer(Err(BrokerError::NotFound("gone".into())));
+    settle().await;
+    assert!(client.was_interrupted());
+}

@@ -6,8 +6,8 @@
 //! - a transient message (delivery mode 1) that waited in it while the broker restarted. The
 //!   queue is durable, the message is not, which was its publisher's choice;
 //! - what was routed while the exchange had lost its bindings, because it was deleted and made
-//!   anew. Bindings are asserted again whenever the feed is consumed again (if they are not too
-//!   many), which is when a broker that was set up anew is met; and see [`super::sentinel`];
+//!   anew. The sink asks for its bindings again whenever the feed is consumed again, which is when a
+//!   broker that was set up anew is met; and see [`super::sentinel`];
 //! - what an operator purged.
 //!
 //! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them. The same
@@ -21,13 +21,12 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::TryStreamExt;
 use lapin::{
     Channel,
     options::{QueueBindOptions, QueueDeclareOptions},
@@ -37,10 +36,9 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Feed, Ready, Shared, bind_until, overflow_queue,
+    Feed, Ready, Shared, overflow_queue,
     queue::FeedQueue,
     sentinel::Sentinel,
     taker::{self, FeedTaker, Marks, Messages},
@@ -61,10 +59,6 @@ use crate::{
     telemetry,
 };
 
-/// Bindings asked for at a time when they are asserted again.
-const CONCURRENT_BINDS: usize = 64;
-/// With more patterns than these, bindings are not asserted again when the link is back.
-const MAX_BINDS_AGAIN: usize = 10_000;
 /// Dead letters kept to tell that a feed's queue overflowed while nobody looked.
 const OVERFLOW_MARKS: u32 = 10;
 /// Between two looks at a queue that is still consumed.
@@ -99,8 +93,6 @@ pub(super) struct Runner {
     is_stale: Arc<watch::Sender<bool>>,
     is_ended: Arc<AtomicBool>,
     sentinel: Arc<Sentinel>,
-    /// It holds this task.
-    feed: Weak<Feed>,
 }
 
 /// The messages that wait in the feed's queue when it is consumed again.
@@ -200,33 +192,6 @@ pub(super) fn unbound(
     shared.sink.lost(id, reason);
 }
 
-/// Binds what ought to be bound, in the background: an exchange that was made anew while
-/// the feed's queue lived has lost its bindings, and AMQP tells nobody.
-pub(super) fn bind_again(feed: &Weak<Feed>) -> AbortOnDropHandle<Result<(), BrokerError>> {
-    // It holds the task that asks, which must not keep it from ending.
-    let feed = Weak::clone(feed);
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        let Some(feed) = feed.upgrade() else {
-            return Ok(());
-        };
-        let (shared, id) = (&feed.shared, &feed.id);
-        let patterns = shared.sink.patterns(id);
-        if patterns.len() > MAX_BINDS_AGAIN {
-            return Ok(());
-        }
-        let binds = patterns.iter().map(Ok).collect::<Vec<_>>();
-        futures_util::stream::iter(binds)
-            .try_for_each_concurrent(CONCURRENT_BINDS, async |pattern| {
-                let deadline = after(shared.operation_timeout);
-                if feed.whole.is_used() {
-                    return feed.bind_whole(pattern, deadline).await;
-                }
-                bind_until(shared, &id.exchange, &feed.queue, pattern, deadline).await
-            })
-            .await
-    }))
-}
-
 impl Runner {
     /// Says by `ready` whether the queue is there and can be bound to.
     pub(super) fn new(feed: &Arc<Feed>, ready: watch::Sender<Ready>) -> Self {
@@ -242,7 +207,6 @@ impl Runner {
             is_stale: Arc::clone(&feed.is_stale),
             is_ended: Arc::clone(&feed.is_ended),
             sentinel: Arc::clone(&feed.sentinel),
-            feed: Arc::downgrade(feed),
         }
     }
 
@@ -513,8 +477,9 @@ impl Serve for Runner {
             self.interrupted("more messages left the feed's queue than it keeps the reasons of");
         }
         self.ready.send_modify(|ready| *ready = Ok(()));
-        let is_old = !matches!(waiting, Waiting::Nothing);
-        let mut binding = is_old.then(|| bind_again(&self.feed));
+        if !matches!(waiting, Waiting::Nothing) {
+            self.shared.sink.resumed(&self.id);
+        }
         loop {
             tokio::select! {
                 ended = messages.ended() => {
@@ -536,12 +501,6 @@ impl Serve for Runner {
                     overflow.cancel().await;
                     self.leave_queue(EXCHANGE_LOST)?;
                     return Err(BrokerError::Cancelled(EXCHANGE_LOST.into()));
-                }
-                outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
-                    binding = None;
-                    if let Some(Err(BrokerError::NotFound(text))) = outcome {
-                        self.lost(&text);
-                    }
                 }
             }
         }

@@ -26,7 +26,7 @@ use crate::{
             convert::short,
             feed::{
                 Feed, Ready, Shared,
-                runner::{Parts, Serve, bind_again, unbound},
+                runner::{Parts, Serve, unbound},
                 sentinel::Sentinel,
                 taker::{self, FeedTaker},
             },
@@ -272,7 +272,7 @@ impl Serve for JournalRunner {
         self.side.begin();
         self.ready.send_modify(|ready| *ready = Ok(()));
         let mut stale = self.is_stale.subscribe();
-        let mut binding = Some(bind_again(&self.feed));
+        shared.sink.resumed(&self.id);
         let every = self.shared.config.verify_interval;
         let mut ticks = (!every.is_zero()).then(|| interval(every));
         if let Some(ticks) = &mut ticks {
@@ -287,12 +287,6 @@ impl Serve for JournalRunner {
                     self.unbind(live).await;
                 }
                 () = side.jumps.told.notified() => self.look_at_jump().await,
-                outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
-                    binding = None;
-                    if let Some(Err(BrokerError::NotFound(text))) = outcome {
-                        self.unbound(&text);
-                    }
-                }
                 () = async { if let Some(ticks) = &mut ticks { ticks.tick().await; } },
                     if ticks.is_some() && looking.is_none() =>
                 {
