@@ -8,6 +8,7 @@
 //! an ordinary subscriber, with the feed's table locked: no message falls between.
 //!
 //! - [`ring`]: the newest messages, in memory
+//! - [`marks`]: when which position was reached
 //! - [`pass`]: one reading for many
 //! - [`reading`]: who reads when
 //! - [`resume`]: from a client's wish to a position, and what it is told
@@ -18,6 +19,7 @@
 mod checking;
 mod filling;
 mod history;
+mod marks;
 mod pass;
 mod reading;
 mod resume;
@@ -26,9 +28,9 @@ mod ring;
 use std::{collections::HashSet, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
-use self::{checking::Checks, pass::Joiner, ring::Ring};
+use self::{checking::Checks, marks::Marks, pass::Joiner, ring::Ring};
 use super::{Feed, Subscriber};
 use crate::broker::{JournalConfig, JournalId, Stored};
 
@@ -62,6 +64,7 @@ struct Line {
 /// The part of it that the feed's table guards.
 pub(in crate::hub) struct Record {
     ring: Ring,
+    marks: Marks,
     /// Subscribers that catch up: nothing new is for them yet.
     resuming: HashSet<Subscriber>,
     /// What was before its first message was looked for.
@@ -91,6 +94,7 @@ impl Record {
     pub(in crate::hub) fn new(config: &JournalConfig) -> Self {
         Self {
             ring: Ring::new(config.memory),
+            marks: Marks::default(),
             resuming: HashSet::new(),
             is_filled: false,
         }
@@ -122,16 +126,23 @@ impl Record {
     }
 
     pub(super) fn push(&mut self, stored: Stored) {
+        self.mark(stored.offset);
         self.ring.push(stored);
     }
 
     pub(super) fn pass(&mut self, offset: u64) {
+        self.mark(offset);
         self.ring.pass(offset);
+    }
+
+    fn mark(&mut self, offset: u64) {
+        self.marks.note(Instant::now(), offset.saturating_add(1));
     }
 
     /// Positions mean nothing any more.
     pub(super) fn clear(&mut self) {
         self.ring.clear();
+        self.marks = Marks::default();
         self.is_filled = false;
     }
 

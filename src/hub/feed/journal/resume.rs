@@ -10,7 +10,10 @@ use std::{
 };
 
 use stomp_session::Problem;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -41,6 +44,9 @@ const LAST_REACH: u64 = 100_000;
 const BLOCK: u64 = 5_000;
 /// The same, in memory.
 const SOME: usize = 256;
+/// How far the broker's clock may be behind this machine's. What is older than this node's reading is
+/// found by the broker's times: it begins so much earlier, for a message too much harms nobody.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
 /// How long is looked at the broker: others wait for it.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -359,11 +365,12 @@ impl Feed {
                 let _turn = journal.questions.acquire().await;
                 Ok(self.first_available().await?)
             }
-            Since::Time(time) => self.locate_time(journal, *time).await,
-            Since::Ago(ago) => {
-                let time = SystemTime::now().checked_sub(*ago).unwrap_or(UNIX_EPOCH);
-                self.locate_time(journal, time).await
-            }
+            Since::Time(time) => match SystemTime::now().duration_since(*time) {
+                Ok(ago) => self.locate_time(journal, ago).await,
+                // It is yet to come.
+                Err(_) => Ok(self.remembered().1),
+            },
+            Since::Ago(ago) => self.locate_time(journal, *ago).await,
             Since::Last(count) => self.locate_last(journal, pattern, *count).await,
             Since::Bookmark(Bookmark::After(cursor)) => self.locate_cursor(journal, cursor).await,
             Since::Bookmark(Bookmark::At(of, position)) => {
@@ -464,20 +471,30 @@ impl Feed {
         )
     }
 
-    async fn locate_time(&self, journal: &Journal, time: SystemTime) -> Result<u64, ResumeError> {
-        let _turn = journal.questions.acquire().await;
-        if time >= SystemTime::now() {
-            return Ok(self.remembered().1);
+    /// From so long ago on; a few may be older.
+    async fn locate_time(&self, journal: &Journal, ago: Duration) -> Result<u64, ResumeError> {
+        if let Some(position) = self.reached_before(ago) {
+            return Ok(position);
         }
+        let _turn = journal.questions.acquire().await;
         // From then on there is something, so the broker begins at once.
         self.host.reach_journal(&self.id).await?;
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = SystemTime::now().checked_sub(ago.saturating_add(CLOCKS_APART));
+        let since = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let since = since.unwrap_or_default();
         let ask = JournalAsk {
             start: JournalStart::Time(since.as_secs()),
             until: self.remembered().1.saturating_sub(1),
             most: 1,
         };
         Ok(self.host.read_journal(&self.id.exchange, ask).await?.first)
+    }
+
+    /// The position that this node had reached so long ago; `None`: it had not begun to read.
+    fn reached_before(&self, ago: Duration) -> Option<u64> {
+        let moment = Instant::now().checked_sub(ago)?;
+        let table = self.table.lock();
+        table.record.as_ref()?.marks.at(moment)
     }
 
     async fn locate_last(

@@ -2,7 +2,7 @@
 
 use std::{
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -27,6 +27,10 @@ const READING: Duration = Duration::from_millis(10);
 #[derive(Default)]
 struct Stream {
     messages: Vec<Stored>,
+    /// When they were stored, by the broker's clock.
+    times: Vec<(u64, SystemTime)>,
+    /// So far is that clock behind.
+    lag: Duration,
     /// What came before is not there any more.
     first: u64,
     /// So many parts were read.
@@ -64,24 +68,28 @@ fn feed() -> FeedId {
 impl Fake {
     /// A message comes; its cursor.
     fn push(&self, key: &str, body: &str) -> Cursor {
-        let body = bytes::Bytes::copy_from_slice(body.as_bytes());
-        let message = Message::new("feed".into(), key.into(), Properties::default(), body);
-        let stored = {
-            let mut stream = self.stream.lock();
-            let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
-            let cursor = Cursor::new(id(), offset, &message);
-            let message = Arc::new(message);
-            let stored = Stored {
-                offset,
-                message,
-                is_left_out: false,
-            };
-            stream.messages.push(stored.clone());
-            (stored, cursor)
-        };
-        let (stored, cursor) = stored;
+        let (stored, cursor) = self.keep(key, body, Duration::ZERO);
         self.sink().store(&feed(), stored);
         cursor
+    }
+
+    /// A message came so long ago, which nobody here has read.
+    fn keep(&self, key: &str, body: &str, ago: Duration) -> (Stored, Cursor) {
+        let body = bytes::Bytes::copy_from_slice(body.as_bytes());
+        let message = Message::new("feed".into(), key.into(), Properties::default(), body);
+        let mut stream = self.stream.lock();
+        let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
+        let cursor = Cursor::new(id(), offset, &message);
+        let message = Arc::new(message);
+        let stored = Stored {
+            offset,
+            message,
+            is_left_out: false,
+        };
+        stream.messages.push(stored.clone());
+        let time = SystemTime::now() - ago - stream.lag;
+        stream.times.push((offset, time));
+        (stored, cursor)
     }
 
     /// A message comes that is too large.
@@ -155,7 +163,12 @@ impl VirtualHost for Fake {
             }
             let from = match ask.start {
                 JournalStart::Offset(offset) => offset,
-                JournalStart::First | JournalStart::Time(_) => 0,
+                JournalStart::First => 0,
+                JournalStart::Time(seconds) => {
+                    let since = UNIX_EPOCH + Duration::from_secs(seconds);
+                    let mut times = stream.times.iter();
+                    times.find(|(_, time)| *time >= since).unwrap().0
+                }
             };
             // As RabbitMQ, it begins with what is there, be it beyond what was asked for.
             let all = stream
@@ -576,7 +589,7 @@ async fn who_wants_everything_keeps_no_others_waiting() {
     let modest = async {
         sleep(3 * READING).await;
         let client = client(10_000);
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         let resume = after(cursors[199_000]);
         let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
         (resumed, begun.elapsed())
@@ -705,6 +718,50 @@ async fn the_last_ones_are_found_in_memory_and_beyond() {
             assert_eq!(bodies(&client), numbers(7_000 - usize::from(count)..7_000));
         }
     }
+}
+
+fn since(ago: u64) -> Resume {
+    Resume {
+        since: Since::Ago(Duration::from_secs(ago)),
+        on_gap: OnGap::Fail,
+    }
+}
+
+/// The broker's clock is behind: what was published in the last minute has older times there.
+#[tokio::test(start_paused = true)]
+async fn a_broker_whose_clock_is_behind_hides_nothing() {
+    let scene = scene(1);
+    sleep(Duration::from_millis(1)).await;
+    scene.fake.stream.lock().lag = Duration::from_secs(30);
+    for (number, ago) in [100, 40].into_iter().enumerate() {
+        let body = format!("{number:04}");
+        scene.fake.keep("k", &body, Duration::from_secs(ago));
+    }
+    scene.fake.push("k", "0002");
+    let client = client(100);
+    let (_guard, resumed) = scene.resume(&client, &since(60)).await.unwrap();
+    assert_eq!(told(resumed), exact(2));
+    assert_eq!(read_on(&client).await, numbers(1..3));
+}
+
+/// What this node has read itself it finds by its own clock, whatever the broker's says.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_here_is_found_by_this_node_s_clock() {
+    let scene = scene(100);
+    sleep(Duration::from_millis(1)).await;
+    scene.fake.stream.lock().lag = Duration::from_secs(3_600);
+    for number in 0..4 {
+        scene.fake.push("k", &format!("{number:04}"));
+        sleep(Duration::from_secs(60)).await;
+    }
+    let parts = scene.fake.stream.lock().parts;
+    for (ago, left) in [(1, 4), (90, 3), (150, 2), (210, 1)] {
+        let client = client(100);
+        let (_guard, resumed) = scene.resume(&client, &since(ago)).await.unwrap();
+        assert_eq!(told(resumed).0, None, "{ago}");
+        assert_eq!(read_on(&client).await, numbers(left..4), "{ago}");
+    }
+    assert_eq!(scene.fake.stream.lock().parts, parts);
 }
 
 #[tokio::test(start_paused = true)]
