@@ -37,6 +37,57 @@ async fn a_restart_of_the_broker_costs_nothing() {
     assert_eq!(bodies(&missed), numbers(3..9));
 }
 
+/// While RabbitMQ is short of memory, no marker can tell where what comes is new. The exchange comes
+/// when that is known, so that its journal is not read before.
+#[tokio::test]
+async fn nothing_of_before_is_new_in_an_alarm() {
+    let rabbit = std::sync::Arc::new(RabbitMq::own().await);
+    let vhost = crate::house::vhost_on(&rabbit).await;
+    let hook = testkit::Hook::start().await;
+    let start = async || {
+        let builder = stentor().vhost(&vhost).hook(&hook);
+        kept(builder)
+            .set("broker.operation_timeout", "4s")
+            .ready()
+            .await
+    };
+    let limit = async |limit: &[&str]| {
+        let command = ["set_vm_memory_high_watermark"];
+        rabbit.ctl(&[&command, limit].concat()).await;
+    };
+    let login = testkit::Login::new("alice", "secret", vhost.name());
+    let before: Gateway = start().await;
+    let bound = async || vhost.is_bound(FEED, "#").await;
+    eventually(DEADLINE, "the journal is bound", bound).await;
+    // Large ones, so that they take a while to be read.
+    vhost
+        .publish(FEED, KEY, vec![vec![b'x'; 400_000]; 20])
+        .await;
+    before.kill().await;
+    let deleting = vhost.channel().await;
+    let options = lapin::options::ExchangeDeleteOptions::default();
+    deleting
+        .exchange_delete(FEED.into(), options)
+        .await
+        .unwrap();
+
+    let gateway: Gateway = start().await;
+    limit(&["absolute", "1MB"]).await;
+    let mut sender = StompClient::tcp(gateway.stomp_address()).await;
+    sender.connect(&login).await;
+    sender
+        .raw("SEND\ndestination:/queue/q\nreceipt:r\n\nduring\0")
+        .await;
+    sender.expect_error("broker unavailable").await;
+    let mut client = StompClient::tcp(gateway.stomp_address()).await;
+    client.connect(&login).await;
+    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
+    client.subscribe("feed", DESTINATION).await;
+    limit(&["0.7"]).await;
+    vhost.publish(FEED, KEY, ["new"]).await;
+    client.expect_message("new").await;
+}
+
 /// Some milliseconds after its start RabbitMQ makes a stream's writer. What is published before that
 /// it confirms and loses, which no gateway can see.
 async fn is_written_again(node: &RabbitMq) {

@@ -26,7 +26,7 @@ use lapin::{
 };
 use tokio::{
     sync::{Mutex, Notify},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 pub(in crate::broker::amqp) use self::runner::arguments;
@@ -46,6 +46,8 @@ use crate::{
 
 /// Between two markers.
 const BETWEEN: Duration = Duration::from_millis(200);
+/// A consumer to which nothing comes for so long has all that there is.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What a feed has more that is read from a journal.
 pub(super) struct Side {
@@ -55,6 +57,8 @@ pub(super) struct Side {
     name: ShortString,
     markers: Arrivals,
     jumps: Jumps,
+    /// The last offset that was read.
+    last: AtomicU64,
     /// What is read is new: all that was there at first has been read.
     has_begun: AtomicBool,
     /// Held by whoever publishes one; when the last one that came was published.
@@ -94,6 +98,7 @@ impl Side {
             )?,
             markers: Arrivals::default(),
             jumps: Jumps::default(),
+            last: AtomicU64::new(u64::MAX),
             has_begun: AtomicBool::new(false),
             reached: Mutex::default(),
         })
@@ -141,6 +146,18 @@ impl Side {
         }
         *reached = Some(begun);
         Ok(())
+    }
+
+    /// Done when what is in the stream has been read, as far as that can be told while no marker can be
+    /// published: nothing has come for a while. Nor is anything added then, or not much.
+    async fn rest(&self) {
+        loop {
+            let last = self.last.load(Ordering::Relaxed);
+            sleep(QUIET).await;
+            if self.last.load(Ordering::Relaxed) == last {
+                return;
+            }
+        }
     }
 
     /// Publishes a marker. Whether the stream is there.

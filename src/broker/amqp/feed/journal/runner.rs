@@ -181,6 +181,17 @@ impl JournalRunner {
         Ok(())
     }
 
+    /// Done when everything that is in the stream has been read: what comes from then on is new.
+    async fn reach_or_rest(&self, side: &Side, shared: &Shared) -> Result<(), BrokerError> {
+        match side.reach(shared, self.deadline()).await {
+            Err(_) if self.is_blocked().await => {
+                side.rest().await;
+                Ok(())
+            }
+            reached => reached,
+        }
+    }
+
     /// Whether nobody can publish now: an alarm of the broker, or a lost link.
     async fn is_blocked(&self) -> bool {
         match self.shared.publish_link.wait_until(self.deadline()).await {
@@ -258,10 +269,8 @@ impl Serve for JournalRunner {
         let mut messages = self.consume().await?;
         let (side, shared) = (Arc::clone(&self.side), Arc::clone(&self.shared));
         tokio::select! {
-            reached = side.reach(&shared, self.deadline()) => {
-                if let Err(error) = reached
-                    && !self.is_blocked().await
-                {
+            reached = self.reach_or_rest(&side, &shared) => {
+                if let Err(error) = reached {
                     let taker = messages.cancel().await;
                     self.take_back(Ended { taker, reason: error.clone() });
                     return Err(error);

@@ -1,6 +1,6 @@
 //! One feed's messages from its journal: what is done with each, on the connection's task.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use amqp_wire::{
     Body, Delivery, Value,
@@ -101,6 +101,7 @@ impl Journaled {
             }
         }
         self.last = Some((offset, print));
+        self.side.last.store(offset, Ordering::Relaxed);
         if is_marker(&delivery) {
             self.sink.pass(&self.id, offset);
             let name = delivery.properties().message_id;
