@@ -23,7 +23,10 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
-use tokio::time::{Duration, Instant};
+use tokio::{
+    sync::watch,
+    time::{Duration, Instant},
+};
 
 pub use super::reader::Product;
 use super::{
@@ -44,6 +47,8 @@ use crate::{
 /// A virtual host under examination.
 pub struct Examined {
     live: Live,
+    /// As long as it is there, so is the connection.
+    _blocked: watch::Sender<bool>,
     vhost: Box<str>,
     user: Box<str>,
     timeout: Duration,
@@ -119,9 +124,10 @@ impl AmqpBroker {
         let config = self.links(vhost).with_purpose("doctor");
         let connected = connect(&config).await;
         let (connection, _) = connected.map_err(|unreached| unreached.error)?;
-        let (live, _) = Live::new(connection, 0);
+        let (live, blocked) = Live::new(connection, 0);
         Ok(Examined {
             live,
+            _blocked: blocked,
             vhost: vhost.into(),
             user: self.account().into(),
             timeout,

@@ -172,6 +172,7 @@ pub(super) struct Live {
     connection: LoggedIn,
     /// Which connection of the link this is, from 1.
     pub(super) epoch: u64,
+    /// Whether the broker takes no messages; its sender lives as long as the connection.
     blocked: watch::Receiver<bool>,
     /// For [`Passing`] channels.
     passing: Arc<Semaphore>,
@@ -370,7 +371,8 @@ impl Live {
 
     /// A new channel.
     pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, BrokerError> {
-        answer(deadline, self.connection.create_channel()).await
+        let creating = answer(deadline, self.connection.create_channel());
+        unless_lost(&self.blocked, creating).await
     }
 
     /// A new channel for one call.
@@ -401,6 +403,21 @@ pub(super) async fn answer<T>(
     match tokio::time::timeout_at(deadline, call).await {
         Ok(outcome) => outcome.map_err(|error| broker_error(&error)),
         Err(_) => Err(BrokerError::Unavailable(late())),
+    }
+}
+
+/// What a call says; or that its connection was lost, of which the end of `connection` tells. lapin
+/// leaves a call that it gets just then without an answer.
+async fn unless_lost<T>(
+    connection: &watch::Receiver<bool>,
+    call: impl Future<Output = Result<T, BrokerError>>,
+) -> Result<T, BrokerError> {
+    let mut connection = connection.clone();
+    let ended = async { while connection.changed().await.is_ok() {} };
+    tokio::select! {
+        biased;
+        outcome = call => outcome,
+        () = ended => Err(BrokerError::Unavailable("the connection was lost".into())),
     }
 }
 
@@ -697,5 +714,37 @@ fn cause_of(error: &lapin::Error) -> BrokerError {
             BrokerError::Unavailable(Cause::foreign(text))
         }
         _ => broker_error(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+    use crate::deadline::after;
+
+    /// As lapin leaves it that is asked for a channel while the connection ends.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_an_answer_ends_with_its_connection() {
+        let (sender, connection) = watch::channel(false);
+        let call = answer(
+            after(Duration::from_secs(10)),
+            pending::<lapin::Result<()>>(),
+        );
+        let begun = Instant::now();
+        let ending = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // An alarm is no end.
+            sender.send_replace(true);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(sender);
+        };
+        let (outcome, ()) = tokio::join!(unless_lost(&connection, call), ending);
+        assert!(matches!(outcome, Err(BrokerError::Unavailable(_))));
+        assert_eq!(begun.elapsed(), Duration::from_secs(2));
+        // What it said before that is heard.
+        let said = unless_lost(&connection, ready(Ok(()))).await;
+        assert_eq!(said, Ok(()));
     }
 }
