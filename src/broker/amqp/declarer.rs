@@ -80,6 +80,9 @@ struct KnownQueues {
     harmless: Harmless,
     /// Queues that do, with the broker's words.
     refused: Recent<u64, Box<str>>,
+    /// Queues that it did not declare, though that harmed nobody, when that was asked, and its words:
+    /// for those who waited for their turn meanwhile.
+    not_declared: Recent<u64, (Instant, BrokerError)>,
 }
 
 /// The connection, for one after the other.
@@ -126,6 +129,13 @@ impl KnownQueues {
         }
         let why = self.refused.get(&itself)?;
         Some(Err(BrokerError::Unsupported(why.clone())))
+    }
+
+    /// Why the broker did not declare exactly that queue, if it was asked at that moment or later. An
+    /// older answer counts for nothing: it may have been for a queue that is gone.
+    fn not_declared_since(&mut self, exactly: u64, moment: Instant) -> Option<BrokerError> {
+        let (asked, error) = self.not_declared.get(&exactly)?;
+        (*asked >= moment).then(|| error.clone())
     }
 }
 
@@ -219,6 +229,7 @@ impl Declarer {
         if is_plain(queue) {
             return Ok(false);
         }
+        let begun = Instant::now();
         let kind = self.kind(queue);
         let itself = self.hasher.hash_one((kind, &queue.name));
         if let Some(known) = self.known().of(kind, itself) {
@@ -233,6 +244,10 @@ impl Declarer {
         if let Some(known) = self.known().of(kind, itself) {
             return known;
         }
+        let exactly = self.exactly(queue);
+        if let Some(error) = self.known().not_declared_since(exactly, begun) {
+            return Err(error);
+        }
         // An exclusive queue would be the other connection's, and one without a name another one.
         let is_rehearsal = queue.exclusive || queue.name.is_empty();
         let named = queue.name.is_empty().then(|| QueueSpec {
@@ -240,6 +255,7 @@ impl Declarer {
             ..queue.clone()
         });
         let declared = named.as_ref().unwrap_or(queue);
+        let asked = Instant::now();
         match self.ask(turn, declared, is_rehearsal, deadline).await {
             DeclareAnswer::Declared => {
                 self.known().harmless.insert(kind);
@@ -247,7 +263,12 @@ impl Declarer {
             }
             // It may be for the name alone, or for a queue that is there: what the broker makes of
             // this kind is not known.
-            DeclareAnswer::Refused(error) | DeclareAnswer::Lost(error) => Err(error),
+            DeclareAnswer::Refused(error) => {
+                let refused = (asked, error.clone());
+                self.known().not_declared.note(exactly, refused);
+                Err(error)
+            }
+            DeclareAnswer::Lost(error) => Err(error),
             DeclareAnswer::Closed(why) => {
                 self.known().refused.note(itself, why.clone());
                 Err(BrokerError::Unsupported(why))
@@ -274,6 +295,19 @@ impl Declarer {
             }
         }
         state.finish()
+    }
+
+    /// All that the broker compares of a queue.
+    fn exactly(&self, queue: &QueueSpec) -> u64 {
+        let QueueSpec {
+            name,
+            durable,
+            exclusive,
+            auto_delete,
+            arguments,
+        } = queue;
+        let flags = (durable, exclusive, auto_delete);
+        self.hasher.hash_one((name, flags, arguments))
     }
 
     /// Declares a queue on the connection of its own; and deletes it, if that is only to find out.
@@ -567,6 +601,26 @@ mod tests {
         assert!(harmless.contains(0) && harmless.contains(1_999));
         assert!(!harmless.contains(1));
         assert_eq!(harmless.kinds.len(), MAX_KNOWN);
+    }
+
+    /// Of many who want the same queue at a time one asks; whoever comes later asks again.
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_for_those_who_waited_meanwhile() {
+        let declarer = Declarer::new(LinkConfig::of_a_test("amqp://rabbit/app"), "node");
+        let limited = |limit| QueueSpec {
+            arguments: vec![("x-max-length".into(), Argument::Number(limit))],
+            ..transient(true)
+        };
+        let [queue, other] = [1_000, 1_001].map(|limit| declarer.exactly(&limited(limit)));
+        assert_ne!(queue, other, "it may be there with that limit");
+        let mut known = KnownQueues::default();
+        let begun = Instant::now();
+        let error = BrokerError::PreconditionFailed("another limit".into());
+        known.not_declared.note(queue, (begun, error.clone()));
+        assert_eq!(known.not_declared_since(queue, begun), Some(error));
+        assert_eq!(known.not_declared_since(other, begun), None);
+        let later = begun + Duration::from_millis(1);
+        assert_eq!(known.not_declared_since(queue, later), None);
     }
 
     #[test]
