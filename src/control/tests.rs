@@ -80,6 +80,8 @@ impl VirtualHost for Link {
         std::future::ready(Ok(())).boxed()
     }
 
+    fn end_feed(&self, _: &FeedId) {}
+
     fn consume(
         &self,
         _: Consume,
