@@ -234,11 +234,17 @@ async fn keys_that_are_left_while_they_are_bound_again_leave_nothing() {
     .await;
 }
 
-/// The gateway's connections; others are those of tests.
-async fn own_connections(vhost: &Vhost) -> usize {
-    let names = vhost.connections().await;
-    let own = names.iter().filter(|name| name.starts_with("stentor "));
-    own.count()
+/// There are so many connections by which feeds are read.
+async fn until_read_by(vhost: &Vhost, connections: usize) {
+    let what = format!("{connections} connections of feeds");
+    eventually(DEADLINE, what, async || {
+        let names = vhost.connections().await;
+        let own = names
+            .iter()
+            .filter(|name| name.contains(" messages of feeds "));
+        own.count() == connections
+    })
+    .await;
 }
 
 /// As where an application makes an exchange for each game, and deletes it afterwards.
@@ -256,7 +262,8 @@ async fn feeds_of_exchanges_that_come_and_go_leave_nothing() {
     .await;
     let vhost = &house.vhost;
     let mut stays = subscriber(&house, DESTINATION).await;
-    let before = (vhost.queues().await.len(), own_connections(vhost).await);
+    let before = vhost.queues().await.len();
+    until_read_by(vhost, 1).await;
     let (mut player, channel) = (house.tcp().await, vhost.channel().await);
     for game in 0..GAMES {
         let kind = match game % 3 {
@@ -271,9 +278,8 @@ async fn feeds_of_exchanges_that_come_and_go_leave_nothing() {
         publish(&channel, &exchange, "moves", 1, None).await;
         player.expect_message("x").await;
     }
-    assert!(vhost.queues().await.len() >= before.0 + GAMES);
-    let second = async || own_connections(vhost).await == before.1 + 1;
-    eventually(DEADLINE, "the second connection of the shard", second).await;
+    assert!(vhost.queues().await.len() >= before + GAMES);
+    until_read_by(vhost, 2).await;
     player.disconnect().await;
     for game in 0..GAMES {
         let options = ExchangeDeleteOptions::default();
@@ -282,11 +288,10 @@ async fn feeds_of_exchanges_that_come_and_go_leave_nothing() {
         deleting.await.unwrap();
     }
     eventually(2 * DEADLINE, "their queues are gone", async || {
-        vhost.queues().await.len() == before.0
+        vhost.queues().await.len() == before
     })
     .await;
-    let closed = async || own_connections(vhost).await == before.1;
-    eventually(DEADLINE, "their connection is closed", closed).await;
+    until_read_by(vhost, 1).await;
     house.push(["still here"]).await;
     stays.expect_message("still here").await;
     vhost.declare_exchange("game.1", ExchangeKind::Topic).await;
