@@ -324,7 +324,10 @@ impl Operations {
 
     fn take_route(&mut self, subscription: SubscriptionId, context: &Context) -> Option<Route> {
         let route = self.routes.take(subscription)?;
-        context.guard.mailbox().release_all(subscription);
+        match &route {
+            Route::Dedicated(route) => route.sink().end(),
+            Route::Shared { .. } => context.guard.mailbox().end_subscription(subscription),
+        }
         if let Some(rights) = context.rights() {
             rights.forget(subscription);
         }

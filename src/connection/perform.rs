@@ -339,11 +339,14 @@ async fn consume(
     if let Some((exchange, key)) = &request.binding {
         stay = Stay::prepare(context, identity, (exchange, key)).await?;
     }
-    let consuming = identity.vhost.host().consume(request.clone(), sink);
+    let consuming = identity
+        .vhost
+        .host()
+        .consume(request.clone(), Arc::clone(&sink) as _);
     let consumer = consuming.await?;
     // If it is refused, the consumer ends with this.
     let stay = Stay::begin(stay).await?;
-    let route = Dedicated::new(consumer, request, is_auto, places).stays(stay);
+    let route = Dedicated::new((consumer, sink), request, is_auto, places).stays(stay);
     Ok(Route::Dedicated(Box::new(route)))
 }
 

@@ -7,7 +7,7 @@ use stomp_session::SubscriptionId;
 use super::{rights::Right, rooms::Stay, stored::Kept};
 use crate::{
     broker::{Consume, Consumer},
-    hub::SharedSubscription,
+    hub::{DedicatedSink, SharedSubscription},
     node::{QueuePlace, Source, SubscriptionPlace},
     telemetry::DedicatedSubscriptionCounted,
 };
@@ -67,6 +67,8 @@ impl Route {
 /// A dedicated subscription.
 pub(super) struct Dedicated {
     consumer: Arc<dyn Consumer>,
+    /// Takes the messages of `consumer` to the mailbox.
+    sink: Arc<DedicatedSink>,
     request: Consume,
     /// Messages are settled when they are written, not by the client.
     pub(super) is_auto: bool,
@@ -80,13 +82,14 @@ pub(super) struct Dedicated {
 
 impl Dedicated {
     pub(super) fn new(
-        consumer: Arc<dyn Consumer>,
+        (consumer, sink): (Arc<dyn Consumer>, Arc<DedicatedSink>),
         request: Consume,
         is_auto: bool,
         places: (SubscriptionPlace, QueuePlace),
     ) -> Self {
         Self {
             consumer,
+            sink,
             request,
             is_auto,
             has_ended: false,
@@ -109,6 +112,10 @@ impl Dedicated {
 
     pub(super) fn consumer(&self) -> &Arc<dyn Consumer> {
         &self.consumer
+    }
+
+    pub(super) fn sink(&self) -> &DedicatedSink {
+        &self.sink
     }
 
     /// The request to the broker.

@@ -367,7 +367,8 @@ impl Work {
         self.accepting.push(accepting.boxed());
     }
 
-    /// Settles one message of which its client says nothing.
+    /// Settles one message of which its client says nothing. Nobody needs to know if it is stale: the
+    /// broker has all of its subscription again, and the mailbox is told that.
     pub(super) fn settle(&mut self, route: &Dedicated, tag: u64, verdict: Verdict) {
         let consumer = Arc::clone(route.consumer());
         let settling = async move {

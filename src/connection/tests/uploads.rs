@@ -1,5 +1,7 @@
 //! Large frames of clients, and a node that is short of memory.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::hub::MailboxConfig;
 
@@ -243,6 +245,61 @@ async fn what_does_not_fit_comes_when_there_is_room() {
         client.subscribe("2", "/queue/a", "").await;
         house.publish("", "a", "the last");
         client.expect_message("the last").await;
+    }
+}
+
+/// What was put aside of a subscription that ends goes back to its queue at once, and keeps no room
+/// from others; it comes to a later subscription, also by the same name.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_ends_keeps_no_room() {
+    for headers in ["", "ack:client\n", "ack:client-individual\n"] {
+        let house = House::with(Options {
+            mailbox: MailboxConfig {
+                max_bytes: 3 * SIZE,
+                ..MailboxConfig::default()
+            },
+            ..Options::default()
+        });
+        let mut client = Client::connect(&house).await;
+        client.subscribe("a", "/queue/a", headers).await;
+        client.subscribe("b", "/queue/b", headers).await;
+        client.wire.set_room(0);
+        for queue in ["a", "b"] {
+            for number in 0..30 {
+                let body = format!("{queue}{number} {}", "x".repeat(SIZE));
+                house.publish("", queue, &body);
+                settle().await;
+            }
+        }
+        client.send("UNSUBSCRIBE\nid:a\n\n\0");
+        client.send(format!(
+            "SUBSCRIBE\nid:a\ndestination:/queue/a\n{headers}\n\0"
+        ));
+        client.wire.set_room(usize::MAX);
+        let start = Instant::now();
+        let mut seen = HashSet::new();
+        while seen.len() < 60 {
+            let message = client.expect(Command::Message).await;
+            let body = String::from_utf8_lossy(&message.body);
+            seen.insert(body.split(' ').next().unwrap().to_owned());
+            if let Some(id) = message.header("ack") {
+                client.send(format!("ACK\nid:{id}\n\n\0"));
+            }
+        }
+        // It waited for none.
+        let waited = start.elapsed();
+        assert!(waited < Duration::from_secs(1), "{headers}: {waited:?}");
+        settle().await;
+        assert_eq!(house.bytes_held(), 0, "{headers}");
+        // All are accepted, and the next client gets nothing.
+        for queue in ["a", "b"] {
+            client.send(format!("UNSUBSCRIBE\nid:{queue}\nreceipt:u\n\n\0"));
+            client.expect_receipt("u").await;
+            let mut next = Client::connect(&house).await;
+            next.subscribe("1", &format!("/queue/{queue}"), "").await;
+            house.publish("", queue, "the last");
+            next.expect_message("the last").await;
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 //! time, because it is asked for only when there is room for its size, which is known. A stream
 //! cannot requeue: its client is closed as slow, and knows the offset to go on from.
 //!
-//! Three rules hold while messages of a subscription are aside:
+//! Four rules hold while messages of a subscription are aside:
 //!
 //! - **Order.** Later messages are put aside, too, behind them. A message that is sent again is
 //!   recognised by its `redelivered`, in the order in which it was asked for.
@@ -25,6 +25,8 @@
 //!   unseen. [`DedicatedWaiting::settling`] names each tag instead.
 //! - **Room.** A message that was asked for has its room kept, but not for ever: it may have
 //!   expired, or gone to another consumer of its queue.
+//! - **Tags.** A message that is aside is known by its tag only. When the broker has taken it back,
+//!   for its link was lost or its subscription ended, it is forgotten at once, with its room.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -82,7 +84,7 @@ struct Asked {
     has_room: bool,
 }
 
-/// A subscription of which messages are aside, or asked for.
+/// A subscription of which messages are aside, or asked for; or were, when it ended.
 #[derive(Debug)]
 struct Gap {
     /// The last message that was taken in before the gap; 0 without one, or if it is settled.
@@ -261,6 +263,33 @@ impl DedicatedWaiting {
         is_awaited
     }
 
+    /// The subscription is over: nothing of it is written any more, or asked for. Its client may
+    /// settle what it has, and then messages that were put aside must still not be accepted.
+    pub(super) fn end(&mut self, subscription: SubscriptionId) {
+        self.held.release_all(subscription);
+        let bytes = &mut self.bytes;
+        self.parcels.retain(|parcel| {
+            let stays = parcel.subscription != subscription;
+            if !stays {
+                *bytes = bytes.saturating_sub(parcel.message.weight());
+            }
+            stays
+        });
+        if let Some(aside) = &mut self.aside {
+            aside.end_all(subscription);
+        }
+        self.tidy();
+    }
+
+    /// The broker has all messages of the subscription again: no tag of before means anything.
+    pub(super) fn forget_all(&mut self, subscription: SubscriptionId) {
+        self.end(subscription);
+        if let Some(aside) = &mut self.aside {
+            aside.gaps.remove(&subscription);
+        }
+        self.tidy();
+    }
+
     /// Drops the messages that wait. Those put aside must still not be accepted.
     pub(super) fn clear(&mut self) {
         self.parcels = VecDeque::new();
@@ -289,8 +318,7 @@ impl DedicatedWaiting {
 
     fn tidy(&mut self) {
         if let Some(aside) = &self.aside
-            && aside.entries.is_empty()
-            && aside.asked.is_empty()
+            && aside.gaps.is_empty()
         {
             self.aside = None;
         }
@@ -324,6 +352,28 @@ impl Aside {
                 self.kept = self.kept.saturating_sub(asked.size);
             }
         }
+    }
+
+    /// Asks for nothing more of a subscription, and keeps no room for it. Its gap stays as it was,
+    /// as long as messages may be settled around it.
+    fn end_all(&mut self, subscription: SubscriptionId) {
+        let Some(gap) = self.gaps.get_mut(&subscription) else {
+            return;
+        };
+        gap.asked = 0;
+        if gap.aside == 0 {
+            self.gaps.remove(&subscription);
+        }
+        self.entries
+            .retain(|entry| entry.subscription != subscription);
+        let kept = &mut self.kept;
+        self.asked.retain(|asked| {
+            let stays = asked.subscription != subscription;
+            if !stays && asked.has_room {
+                *kept = kept.saturating_sub(asked.size);
+            }
+            stays
+        });
     }
 
     fn end(&mut self, asked: &Asked) {

@@ -5,12 +5,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::advance;
 
 use super::*;
 use crate::{
-    broker::{Delivery, Message, Properties},
-    hub::{Item, Mailbox, MailboxConfig, Overflow},
+    broker::{Delivery, DeliverySink as _, Message, Properties},
+    hub::{DedicatedSink, Item, Mailbox, MailboxConfig, Overflow},
 };
 use stomp_session::Problem;
 
@@ -22,12 +23,12 @@ const BODY: usize = 10_000;
 struct Queue {
     subscription: SubscriptionId,
     mailbox: Arc<Mailbox>,
+    sink: DedicatedSink,
     ready: BTreeSet<u64>,
     /// Tags, and a number that shows if it was seen.
     unsettled: Vec<(u64, u64)>,
     seen: BTreeSet<u64>,
     last: u64,
-    handed: u64,
     accepted: Vec<u64>,
     prefetch: usize,
 }
@@ -37,11 +38,11 @@ impl Queue {
         Self {
             subscription,
             mailbox: Arc::clone(mailbox),
+            sink: DedicatedSink::new(Arc::clone(mailbox), subscription),
             ready: (1..=messages).collect(),
             unsettled: Vec::new(),
             seen: BTreeSet::new(),
             last: 0,
-            handed: 0,
             accepted: Vec::new(),
             prefetch: 50,
         }
@@ -55,15 +56,30 @@ impl Queue {
             };
             self.last += 1;
             self.unsettled.push((self.last, number));
-            let delivery = Delivery {
+            self.sink.deliver(Delivery {
                 message: message(number),
                 tag: self.last,
                 redelivered: !self.seen.insert(number),
-            };
-            let mailbox = &self.mailbox;
-            if mailbox.push_dedicated(self.subscription, delivery, self.handed) {
-                self.handed = self.last;
-            }
+            });
+        }
+    }
+
+    /// The link is lost, and is back.
+    fn take_back(&mut self) {
+        let unsettled = self.unsettled.drain(..);
+        self.ready.extend(unsettled.map(|(_, number)| number));
+        self.sink.taken_back();
+    }
+
+    /// Another subscription has the queue from now on.
+    fn pass_on(self, subscription: SubscriptionId) -> Self {
+        let unsettled = self.unsettled.iter().map(|(_, number)| *number);
+        Self {
+            ready: self.ready.iter().copied().chain(unsettled).collect(),
+            seen: self.seen.clone(),
+            accepted: self.accepted.clone(),
+            prefetch: self.prefetch,
+            ..Self::new(subscription, &self.mailbox, 0)
         }
     }
 
@@ -257,10 +273,209 @@ async fn what_does_not_come_again_keeps_nobody_waiting() {
     assert!(mailbox.state.lock().dedicated.is_none());
 }
 
+fn keeps_nothing(mailbox: &Mailbox) -> bool {
+    mailbox.state.lock().dedicated.is_none() && mailbox.bytes() == 0
+}
+
+/// No time passes: nobody waits for messages of tags that the broker does not know.
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_link_no_tag_of_before_is_asked_for() {
+    for is_asked in [false, true] {
+        let mailbox = mailbox(1);
+        let mut queue = Queue::new(ONE, &mailbox, 4);
+        queue.send();
+        if is_asked {
+            assert!(matches!(take(&mailbox), Some(Item::Parcel(_))));
+            assert!(matches!(take(&mailbox), Some(Item::Again(_))));
+        }
+        queue.take_back();
+        queue.send();
+        let last_of_before = 4;
+        let taken = match take(&mailbox) {
+            Some(Item::Parcel(parcel)) => parcel,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((taken.tag, number(&taken)), (last_of_before + 1, 1));
+        queue.accept(taken.tag, true);
+        let rest = work_off(&mut [queue], true);
+        assert_eq!(rest, [(ONE, 2), (ONE, 3), (ONE, 4)], "{is_asked}");
+        assert!(keeps_nothing(&mailbox));
+    }
+}
+
+/// What waits comes again, and what its client has is acknowledged in vain: neither counts.
+#[tokio::test(start_paused = true)]
+async fn what_waits_at_a_lost_link_comes_once() {
+    let mailbox = mailbox(9);
+    let mut queue = Queue::new(ONE, &mailbox, 4);
+    queue.send();
+    let Some(Item::Parcel(first)) = take(&mailbox) else {
+        panic!("nothing waits");
+    };
+    queue.take_back();
+    assert!(keeps_nothing(&mailbox));
+    queue.accept(first.tag, true);
+    let mut queues = [queue];
+    let taken = work_off(&mut queues, true);
+    assert_eq!(taken, [(ONE, 1), (ONE, 2), (ONE, 3), (ONE, 4)]);
+    assert_eq!(queues[0].accepted, [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_ends_leaves_its_room_to_others() {
+    for ends_by_itself in [false, true] {
+        let mailbox = mailbox(2);
+        let [one, mut two] = [ONE, TWO].map(|id| Queue::new(id, &mailbox, 9));
+        let mut one = Some(one);
+        one.as_mut().unwrap().send();
+        two.send();
+        // Room is kept for the first one's messages.
+        let asked = loop {
+            match take(&mailbox) {
+                Some(Item::Parcel(parcel)) => assert_eq!(parcel.subscription, ONE),
+                Some(Item::Again(list)) => break list,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(asked[0].0, ONE);
+        match ends_by_itself {
+            true => one = None,
+            false => one.as_ref().unwrap().sink.end(),
+        }
+        let mut queues = [two];
+        let taken = work_off(&mut queues, true);
+        assert_eq!(
+            taken,
+            (1..=9).map(|number| (TWO, number)).collect::<Vec<_>>()
+        );
+        assert_eq!(queues[0].accepted, (1..=9).collect::<Vec<_>>());
+        assert_eq!(mailbox.bytes(), 0);
+        drop((one, queues));
+        assert!(keeps_nothing(&mailbox));
+    }
+}
+
+/// Its client may acknowledge what it has, and an acknowledgement that is under way when somebody
+/// ends the subscription meets all that was put aside.
+#[tokio::test(start_paused = true)]
+async fn after_the_end_nothing_is_accepted_unseen() {
+    let mailbox = mailbox(2);
+    let mut queue = Queue::new(ONE, &mailbox, 8);
+    queue.send();
+    let mut seen = Vec::new();
+    // So that some pass others that are aside.
+    while seen.len() < 3 {
+        match take(&mailbox) {
+            Some(Item::Parcel(parcel)) => seen.push((parcel.tag, number(&parcel))),
+            Some(Item::Again(list)) => {
+                list.into_iter().for_each(|(_, tag)| queue.requeue(tag));
+                queue.send();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    queue.sink.end();
+    assert_eq!(mailbox.bytes(), 0);
+    // What its consumer still delivers is given back with the rest.
+    queue.ready.insert(9);
+    queue.send();
+    assert!(take(&mailbox).is_none());
+    assert_eq!(mailbox.bytes(), 0);
+    queue.accept(seen[2].0, true);
+    assert_eq!(queue.accepted, [1, 2, 3]);
+    drop(queue);
+    assert!(keeps_nothing(&mailbox));
+}
+
+/// Whatever happens to the subscriptions of a client: it sees every message, no other is accepted,
+/// nobody waits for what does not come, and nothing is kept.
+#[tokio::test(start_paused = true)]
+async fn all_come_through_lost_links_and_ends() {
+    for seed in 0..300 {
+        let mut dice = StdRng::seed_from_u64(seed);
+        let mailbox = mailbox(dice.random_range(1..6));
+        let most = mailbox.limits.max_bytes;
+        let mut queues: Vec<_> = (1..=3)
+            .map(|id| Queue {
+                prefetch: dice.random_range(1..30),
+                ..Queue::new(SubscriptionId(id), &mailbox, 40)
+            })
+            .collect();
+        let mut next = 4;
+        // What the client has not acknowledged: subscriptions, tags and numbers.
+        let mut at_client = Vec::new();
+        let mut seen: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); 3];
+        for _ in 0..300 {
+            queues.iter_mut().for_each(Queue::send);
+            assert!(mailbox.bytes() <= most, "{seed}: {}", mailbox.bytes());
+            let at = dice.random_range(0..3);
+            match dice.random_range(0..20) {
+                0 => queues[at].take_back(),
+                1 => {
+                    let queue = queues.remove(at);
+                    queue.sink.end();
+                    queues.insert(at, queue.pass_on(SubscriptionId(next)));
+                    next += 1;
+                }
+                2..7 if !at_client.is_empty() => {
+                    let (id, tag, _) = at_client[dice.random_range(0..at_client.len())];
+                    let found = queues.iter_mut().find(|queue| queue.subscription == id);
+                    if let Some(queue) = found {
+                        queue.accept(tag, dice.random());
+                    }
+                }
+                _ => match take(&mailbox) {
+                    Some(Item::Parcel(parcel)) => {
+                        let id = parcel.subscription;
+                        let at = queues.iter().position(|queue| queue.subscription == id);
+                        seen[at.expect("it is open")].insert(number(&parcel));
+                        at_client.push((id, parcel.tag, number(&parcel)));
+                    }
+                    Some(Item::Again(list)) => {
+                        for (id, tag) in list {
+                            let found = queues.iter_mut().find(|queue| queue.subscription == id);
+                            found.expect("it is open").requeue(tag);
+                        }
+                    }
+                    Some(other) => panic!("{other:?}"),
+                    None => {}
+                },
+            }
+        }
+        // What was asked for comes, the client acknowledges what it has, and the rest is worked off.
+        queues.iter_mut().for_each(Queue::send);
+        for queue in &mut queues {
+            let at_broker = |tag| queue.unsettled.iter().any(|(known, _)| *known == tag);
+            let of_queue = at_client
+                .iter()
+                .filter(|(id, ..)| *id == queue.subscription);
+            let tags: Vec<u64> = of_queue.map(|(_, tag, _)| *tag).collect();
+            let tags: Vec<u64> = tags.into_iter().filter(|tag| at_broker(*tag)).collect();
+            for tag in tags {
+                queue.accept(tag, false);
+            }
+        }
+        for (id, number) in work_off(&mut queues, false) {
+            let at = queues.iter().position(|queue| queue.subscription == id);
+            seen[at.unwrap()].insert(number);
+        }
+        for (queue, seen) in queues.iter().zip(&seen) {
+            let accepted: BTreeSet<u64> = queue.accepted.iter().copied().collect();
+            assert_eq!(accepted, (1..=40).collect(), "{seed}");
+            assert_eq!(accepted.len(), queue.accepted.len(), "{seed}");
+            assert_eq!(accepted, *seen, "{seed}: accepted unseen");
+        }
+        assert_eq!(mailbox.bytes(), 0);
+        drop(queues);
+        assert!(keeps_nothing(&mailbox), "{seed}");
+    }
+}
+
 /// RabbitMQ takes a stream's requeued message for accepted.
 #[tokio::test(start_paused = true)]
 async fn a_stream_s_slow_client_is_closed() {
     let mailbox = mailbox(1);
+    let sink = DedicatedSink::new(Arc::clone(&mailbox), ONE);
     for tag in 1..=2 {
         let properties = Properties {
             headers: vec![("x-stream-offset".into(), tag.to_string().into())],
@@ -272,7 +487,7 @@ async fn a_stream_s_slow_client_is_closed() {
             tag,
             redelivered: false,
         };
-        mailbox.push_dedicated(ONE, delivery, tag - 1);
+        sink.deliver(delivery);
     }
     let item = take(&mailbox);
     assert!(matches!(item, Some(Item::Problem(Problem::SlowConsumer))));

@@ -123,7 +123,7 @@ fn other_subscriptions_get_all_and_take_turns() {
         redelivered: false,
         message: message("queue", "own"),
     };
-    mailbox.push_dedicated(SubscriptionId(3), delivery, 0);
+    mailbox.put_dedicated(&mut mailbox.state.lock(), SubscriptionId(3), delivery, 0);
     let taken = ["queue=own", "a=1+1", "p=1", "b=1+1", "p=2", "p=3"];
     assert_eq!(all(&mailbox), taken);
 }

@@ -10,13 +10,11 @@ mod conflating;
 mod dedicated;
 mod held;
 mod lanes;
+mod sink;
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -26,7 +24,9 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::Notify;
 
-pub use self::{acks::Acks, bases::Follows, dedicated::Settling, lanes::Conflate};
+pub use self::{
+    acks::Acks, bases::Follows, dedicated::Settling, lanes::Conflate, sink::DedicatedSink,
+};
 use self::{
     conflating::Now,
     dedicated::{DedicatedWaiting, Pushed},
@@ -34,7 +34,7 @@ use self::{
 };
 use super::config::{MailboxConfig, Overflow};
 use crate::{
-    broker::{BrokerError, Consumer, Delivery, DeliverySink, JournalId, Message, Settled, Verdict},
+    broker::{BrokerError, Consumer, Delivery, JournalId, Message, Settled, Verdict},
     telemetry,
 };
 
@@ -382,13 +382,13 @@ impl Mailbox {
     /// Adds a message of a dedicated consumer, or puts it aside if there is no room for it.
     /// Returns true if it was added. `previous` is the tag of the subscription's last message
     /// that was; 0 before the first.
-    pub fn push_dedicated(
+    fn put_dedicated(
         &self,
+        state: &mut MailboxState,
         subscription: SubscriptionId,
         delivery: Delivery,
         previous: u64,
     ) -> bool {
-        let mut state = self.state.lock();
         if state.closed {
             return false;
         }
@@ -500,14 +500,24 @@ impl Mailbox {
         }
     }
 
-    /// The subscription is over, or the broker has taken back what was unsettled: nothing of it
-    /// that was held is written again.
-    pub fn release_all(&self, subscription: SubscriptionId) {
-        let mut state = self.state.lock();
-        if let Some(waiting) = &mut state.dedicated {
-            waiting.held.release_all(subscription);
-            state.look_for_room(&self.limits);
+    /// The subscription is over: nothing of it is written any more, and nothing is kept for it but
+    /// what it takes to settle the messages that its client has.
+    pub fn end_subscription(&self, subscription: SubscriptionId) {
+        self.give_room(&mut self.state.lock(), |waiting| waiting.end(subscription));
+    }
+
+    /// Frees what dedicated consumers no longer need, for whoever waits for room.
+    fn give_room(&self, state: &mut MailboxState, free: impl FnOnce(&mut DedicatedWaiting)) {
+        let Some(waiting) = &mut state.dedicated else {
+            return;
+        };
+        free(waiting);
+        if waiting.is_idle() {
+            state.dedicated = None;
         }
+        state.look_for_room(&self.limits);
+        // The connection asks for those that were put aside, and are others'.
+        state.wake();
     }
 
     /// Looks after the messages that [`Item::Again`] asked for: a missing one keeps nobody waiting.
@@ -853,55 +863,6 @@ impl MailboxState {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-    }
-}
-
-/// The sink of a dedicated consumer: the mailbox of the client that subscribed.
-#[derive(Debug)]
-pub struct DedicatedSink {
-    /// The client's mailbox.
-    pub mailbox: Arc<Mailbox>,
-    /// Its subscription.
-    pub subscription: SubscriptionId,
-    /// The tag of its last message that was added to the mailbox.
-    last: AtomicU64,
-}
-
-impl DedicatedSink {
-    /// A sink for messages of this subscription.
-    #[must_use]
-    pub fn new(mailbox: Arc<Mailbox>, subscription: SubscriptionId) -> Self {
-        Self {
-            mailbox,
-            subscription,
-            last: AtomicU64::new(0),
-        }
-    }
-}
-
-impl DeliverySink for DedicatedSink {
-    fn deliver(&self, delivery: Delivery) {
-        // A consumer's messages come one after the other.
-        let (tag, previous) = (delivery.tag, self.last.load(Ordering::Relaxed));
-        if self
-            .mailbox
-            .push_dedicated(self.subscription, delivery, previous)
-        {
-            self.last.store(tag, Ordering::Relaxed);
-        }
-    }
-
-    fn taken_back(&self) {
-        self.mailbox.release_all(self.subscription);
-    }
-
-    fn lost(&self, reason: BrokerError) {
-        let text = reason.told().into();
-        self.mailbox.fail(match reason {
-            BrokerError::Cancelled(_) => Problem::SubscriptionCancelled(text),
-            BrokerError::QueueFailed(_) => Problem::QueueFailed(text),
-            _ => Problem::FeedInterrupted(text),
-        });
     }
 }
 

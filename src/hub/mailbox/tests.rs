@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::*;
-use crate::broker::Properties;
+use crate::broker::{DeliverySink as _, Properties};
 
 const FIRST: SubscriptionId = SubscriptionId(1);
 const SECOND: SubscriptionId = SubscriptionId(2);
@@ -33,6 +33,10 @@ fn dedicated(tag: u64) -> Delivery {
         redelivered: false,
         message: message("queue", ""),
     }
+}
+
+fn push_dedicated(mailbox: &Mailbox, subscription: SubscriptionId, delivery: Delivery) {
+    mailbox.put_dedicated(&mut mailbox.state.lock(), subscription, delivery, 0);
 }
 
 fn take(mailbox: &Mailbox) -> Option<Item> {
@@ -147,7 +151,7 @@ fn more_messages_than_allowed_end_the_session() {
     assert!(holds_no_memory(&mailbox));
     // Nothing comes after it.
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(1), 0);
+    push_dedicated(&mailbox, FIRST, dedicated(1));
     mailbox.fail(Problem::ShuttingDown);
     assert!(matches!(
         take(&mailbox),
@@ -314,7 +318,7 @@ fn dedicated_messages_are_never_dropped() {
     for overflow in [Overflow::DropOldest, Overflow::Conflate] {
         let mailbox = Mailbox::new(limits(1, 1 << 20, overflow));
         for tag in 1..=100 {
-            mailbox.push_dedicated(FIRST, dedicated(tag), 0);
+            push_dedicated(&mailbox, FIRST, dedicated(tag));
             mailbox.push_shared(SECOND, &message("k", ""));
         }
         let parcels: Vec<_> = std::iter::from_fn(|| take_parcel(&mailbox)).collect();
@@ -334,7 +338,7 @@ fn dedicated_messages_are_never_dropped() {
 fn a_client_s_queue_and_its_feeds_take_turns() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
     for tag in 1..=3 {
-        mailbox.push_dedicated(FIRST, dedicated(tag), 0);
+        push_dedicated(&mailbox, FIRST, dedicated(tag));
     }
     for _ in 0..2 {
         mailbox.push_shared(SECOND, &message("k", ""));
@@ -350,7 +354,7 @@ fn the_first_problem_counts_and_frees_everything() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
     let one = message("k", "");
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(1), 0);
+    push_dedicated(&mailbox, FIRST, dedicated(1));
     mailbox.fail(Problem::ShuttingDown);
     mailbox.fail(Problem::SlowConsumer);
     assert_eq!(Arc::strong_count(&one), 1);
@@ -366,12 +370,12 @@ fn a_closed_mailbox_takes_nothing_and_holds_nothing() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
     let one = message("k", "");
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(1), 0);
+    push_dedicated(&mailbox, FIRST, dedicated(1));
     assert!(take(&mailbox).is_some());
     mailbox.close();
     assert_eq!(Arc::strong_count(&one), 1);
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(2), 0);
+    push_dedicated(&mailbox, FIRST, dedicated(2));
     mailbox.fail(Problem::SlowConsumer);
     assert_eq!(Arc::strong_count(&one), 1);
     assert!(holds_no_memory(&mailbox));
@@ -411,9 +415,7 @@ fn a_waiting_task_is_woken_by_everything() {
     type Push = fn(&Mailbox);
     let pushes: [Push; 3] = [
         |mailbox| mailbox.push_shared(FIRST, &message("k", "")),
-        |mailbox| {
-            mailbox.push_dedicated(FIRST, dedicated(1), 0);
-        },
+        |mailbox| push_dedicated(mailbox, FIRST, dedicated(1)),
         |mailbox| mailbox.fail(Problem::ShuttingDown),
     ];
     for push in pushes {
@@ -459,7 +461,7 @@ fn no_wake_up_is_lost() {
                         ..dedicated(0)
                     };
                     if pusher == 0 {
-                        mailbox.push_dedicated(SubscriptionId(pusher), delivery, 0);
+                        push_dedicated(mailbox, SubscriptionId(pusher), delivery);
                     } else {
                         let one = message("k", &number.to_string());
                         mailbox.push_shared(SubscriptionId(pusher), &one);
