@@ -37,7 +37,8 @@ pub enum Action {
     /// Do these in order, all or none as far as possible; answer once, by
     /// [`crate::Session::handle_done`], after the broker confirmed the last of them. A SEND, ACK or
     /// NACK outside a transaction is a list of one; a COMMIT is the list that its transaction
-    /// gathered.
+    /// gathered. A DISCONNECT that asks for a receipt is [`Operation::Hear`], if there was an ACK or
+    /// NACK without one.
     Perform(OperationId, Vec<Operation>),
     /// Renew the login by these credentials; answer by [`crate::Session::handle_renewed`].
     Renew(OperationId, Box<Renew>),
@@ -152,6 +153,9 @@ pub enum Operation {
     Publish(Publish),
     /// Accept or reject messages.
     Settle(Settle),
+    /// Wait until the broker has heard of the settlements before this on which nothing depended
+    /// ([`Stake::Nothing`]).
+    Hear,
 }
 
 /// The request of a SEND frame.

@@ -14,8 +14,8 @@ use std::{
 
 use futures_util::FutureExt;
 use stomp_session::{
-    Action, GiveUp, Operation, OperationId, Outcome, Problem, Publish, Renewed, Session, Subscribe,
-    SubscriptionId, Verdict,
+    Action, GiveUp, Operation, OperationId, Outcome, Problem, Publish, Renewed, Session, Stake,
+    Subscribe, SubscriptionId, Verdict,
 };
 
 use super::{
@@ -208,6 +208,9 @@ impl Operations {
             Operation::Settle(settle) => {
                 let mailbox = context.guard.mailbox();
                 mailbox.release(settle.subscription, settle.tag);
+                if settle.stake == Stake::Nothing {
+                    self.routes.note_unheard(settle.subscription, settle.tag);
+                }
                 let task = match self.routes.find(settle.subscription) {
                     Some(Route::Dedicated(route)) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
@@ -224,6 +227,7 @@ impl Operations {
                 }
                 Ok(task)
             }
+            Operation::Hear => Ok(Some(Task::Hear(self.routes.unheard()))),
             // Actions of a later version of the session are not known here.
             _ => Ok(None),
         }

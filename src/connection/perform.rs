@@ -154,7 +154,7 @@ fn publish_spans(tasks: &[Task], context: &Context) -> VecDeque<Option<TraceSpan
     }
     let spans = tasks.iter().filter_map(|task| match task {
         Task::Publish(sending, _) => Some(publish_span(&sending.publish, context)),
-        Task::Settle(..) | Task::Say(_) | Task::Ask(..) | Task::History(..) => None,
+        Task::Settle(..) | Task::Hear(_) | Task::Say(_) | Task::Ask(..) | Task::History(..) => None,
     });
     spans.collect()
 }
@@ -434,7 +434,7 @@ fn goal(context: &Context, tasks: &[Task]) -> Option<String> {
             let goal = Destination::of_message(&publish.exchange, &publish.routing_key, topics);
             Some(goal.to_string())
         }
-        Task::Settle(..) | Task::Say(_) | Task::Ask(..) | Task::History(..) => None,
+        Task::Settle(..) | Task::Hear(_) | Task::Say(_) | Task::Ask(..) | Task::History(..) => None,
     })
 }
 
@@ -534,6 +534,7 @@ async fn hand_over(
                     None => awaited,
                 });
             }
+            Task::Hear(settled) => handed.heard = Some(settling::all_heard(settled)),
             Task::Say(status) => context.say(status),
             Task::Ask(asking, replies, queue) => {
                 handed

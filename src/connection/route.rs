@@ -74,6 +74,8 @@ pub(super) struct Dedicated {
     pub(super) is_auto: bool,
     /// It gets nothing more; its client may acknowledge what it has.
     pub(super) has_ended: bool,
+    /// The last message that was settled without a receipt.
+    unheard: Option<u64>,
     /// In its room.
     stay: Option<Box<Stay>>,
     _counted: DedicatedSubscriptionCounted,
@@ -93,6 +95,7 @@ impl Dedicated {
             request,
             is_auto,
             has_ended: false,
+            unheard: None,
             stay: None,
             _counted: DedicatedSubscriptionCounted::begin(),
             _places: places,
@@ -136,6 +139,23 @@ impl Routes {
     pub(super) fn find(&self, subscription: SubscriptionId) -> Option<&Route> {
         let found = self.0.iter().find(|(id, _)| *id == subscription);
         found.map(|(_, route)| route)
+    }
+
+    /// A message is settled, and nobody asks if the broker hears of that.
+    pub(super) fn note_unheard(&mut self, subscription: SubscriptionId, tag: u64) {
+        let mut routes = self.0.iter_mut();
+        if let Some((_, Route::Dedicated(route))) = routes.find(|(id, _)| *id == subscription) {
+            route.unheard = Some(tag);
+        }
+    }
+
+    /// The last of these messages of each consumer.
+    pub(super) fn unheard(&self) -> Vec<(Arc<dyn Consumer>, u64)> {
+        let unheard = self.0.iter().filter_map(|(_, route)| match route {
+            Route::Dedicated(route) => Some((Arc::clone(&route.consumer), route.unheard?)),
+            Route::Shared { .. } => None,
+        });
+        unheard.collect()
     }
 
     pub(super) fn push(&mut self, subscription: SubscriptionId, route: Route) {

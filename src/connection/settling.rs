@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{FutureExt, future::try_join_all};
 use stomp_session::{Problem, Settle, Stake};
 
 use super::work::Task;
@@ -87,4 +88,11 @@ pub(super) fn heard(settled: Vec<(Arc<dyn Consumer>, u64)>) -> Vec<Confirm> {
     }
     let confirms = last.into_iter().map(|(consumer, tag)| consumer.heard(tag));
     confirms.collect()
+}
+
+/// The same, for a receipt.
+pub(super) fn all_heard(settled: Vec<(Arc<dyn Consumer>, u64)>) -> Confirm {
+    try_join_all(heard(settled))
+        .map(|outcome| outcome.map(drop))
+        .boxed()
 }

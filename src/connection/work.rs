@@ -57,7 +57,7 @@ pub(super) enum Done {
     ),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
-    /// The broker has heard of a settlement, or may not have.
+    /// The broker has heard of settlements, or may not have of one.
     Settled(OperationId, bool),
     /// The user's groups, which presence wants, and the device it is on.
     Groups(Vec<Arc<str>>, Option<Box<Device>>),
@@ -126,7 +126,7 @@ pub(super) struct Handed {
     pub(super) replies: Vec<(SubscriptionId, Route)>,
     /// What the receipt says besides.
     pub(super) told: Option<Told>,
-    /// That the broker hears of a settlement for which the receipt waits.
+    /// That the broker hears of settlements for which the receipt waits.
     pub(super) heard: Option<Confirm>,
 }
 
@@ -158,6 +158,8 @@ pub(super) enum Task {
     Publish(Box<Sending>, Option<(SubscriptionId, Consume)>),
     /// Settle messages of a dedicated subscription.
     Settle(Arc<dyn Consumer>, Settle),
+    /// Wait until the broker has heard of these settlements.
+    Hear(Vec<(Arc<dyn Consumer>, u64)>),
     /// Tell presence how available the client is.
     Say(Status),
     /// Answer who is in a room, into the queue of that name; with the queue to be made before, if it

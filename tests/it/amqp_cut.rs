@@ -223,6 +223,40 @@ async fn a_receipt_says_when_the_message_comes_again() {
     assert!(!acknowledge(&mut client, &two).await);
 }
 
+/// ACKs without a receipt: whether RabbitMQ has heard of them, DISCONNECT asks.
+#[tokio::test]
+async fn the_receipt_of_disconnect_says_when_messages_may_come_again() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = behind(&proxy, &vhost).await;
+    for is_cut in [false, true] {
+        let (mut client, jobs) = at_work(&house).await;
+        if is_cut {
+            proxy.freeze();
+        }
+        for job in &jobs {
+            client.raw(format!("ACK\nid:{}\n\n\0", id(job))).await;
+        }
+        client.raw("DISCONNECT\nreceipt:d\n\n\0").await;
+        if is_cut {
+            proxy.cut();
+        }
+        let receipt = client.expect_receipt("d").await;
+        let settled = receipt.header("settled");
+        assert_eq!(settled, is_cut.then_some("false"));
+        client.expect_closed().await;
+        if !is_cut {
+            // A quorum queue's counts come late.
+            let are_settled = async || vhost.held_by("jobs").await == (0, 0);
+            eventually(DEADLINE, "both are settled", are_settled).await;
+        }
+    }
+    proxy.forward();
+    let mut next = house.tcp().await;
+    next.subscribe("1", "/queue/jobs").await;
+    assert_eq!(next.expect_messages(2).await, ["one", "two"]);
+}
+
 /// RabbitMQ has those again that the mailbox had no room for, and sends them with new tags: nobody
 /// waits for the old ones.
 #[tokio::test]

@@ -41,12 +41,14 @@ impl Session {
                 Ok(Request::Nothing)
             }
             Command::Disconnect => {
-                self.phase = Phase::Disconnecting {
-                    receipt: frame.header("receipt").is_some(),
-                };
+                let receipt = frame.header("receipt").is_some();
+                self.phase = Phase::Disconnecting { receipt };
                 self.deadline = None;
                 self.forget_work();
-                Ok(Request::Nothing)
+                Ok(match receipt && self.has_unheard {
+                    true => Request::perform(Operation::Hear),
+                    false => Request::Nothing,
+                })
             }
             Command::Connect | Command::Stomp => Err(Problem::AlreadyLoggedIn),
             Command::Connected | Command::Message | Command::Receipt | Command::Error => {
@@ -231,10 +233,11 @@ impl Session {
                     Some(_) => Stake::Receipt,
                     None => Stake::Nothing,
                 };
-                Ok(match self.settle(subscription, sequence, verdict, stake)? {
-                    Some(settle) => Request::perform(Operation::Settle(settle)),
-                    None => Request::Nothing,
-                })
+                let Some(settle) = self.settle(subscription, sequence, verdict, stake)? else {
+                    return Ok(Request::Nothing);
+                };
+                self.has_unheard |= stake == Stake::Nothing;
+                Ok(Request::perform(Operation::Settle(settle)))
             }
         }
     }

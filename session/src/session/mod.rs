@@ -61,6 +61,8 @@ pub struct Session {
     denials: u32,
     /// It goes on in any case.
     stays_if_denied: bool,
+    /// Messages were settled by frames that asked for no receipt.
+    has_unheard: bool,
     /// When the phase ends, if it ends by itself. While connected: the login's time is over.
     deadline: Option<Instant>,
     version: Version,
@@ -124,6 +126,7 @@ impl Session {
             liveness: Liveness::new(now),
             denials: 0,
             stays_if_denied: false,
+            has_unheard: false,
             version: Version::V1_0,
             phase: Phase::AwaitingConnect,
         }

@@ -173,6 +173,47 @@ fn rule_19_disconnect_is_answered_after_all_before_it_and_the_client_closes() {
     assert!(peer.written.is_empty());
 }
 
+/// An ACK is done when the broker has heard of it; if nobody has asked, DISCONNECT does.
+#[test]
+fn rule_19_disconnect_is_answered_after_the_broker_has_heard_of_acknowledgements() {
+    for (receipt, transaction) in [("", ""), ("receipt:a", ""), ("", "transaction:t")] {
+        let mut peer = Peer::connected("1.2");
+        let subscription = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/a");
+        let (_, message) = peer.deliver(subscription, 1);
+        let id = header(&message, "ack").unwrap();
+        peer.send("BEGIN\ntransaction:t");
+        let headers = [receipt, transaction].concat();
+        peer.send(&format!("ACK\nid:{id}\n{headers}"));
+        peer.all_done();
+        peer.written();
+        peer.send("DISCONNECT\nreceipt:bye");
+        if headers.is_empty() {
+            assert!(peer.written.is_empty());
+            let (operation, operations) = peer.performing();
+            assert!(matches!(operations[..], [Operation::Hear]));
+            let told = [("settled", "false".into())];
+            peer.session.tell_in_receipt(operation, told.into());
+            peer.done(operation);
+            assert_eq!(
+                peer.written(),
+                ["RECEIPT\nreceipt-id:bye\nsettled:false\n\n"]
+            );
+        } else {
+            peer.assert_receipts(&["bye"]);
+        }
+        assert_eq!(peer.closed, None);
+    }
+    // Nobody waits for an answer.
+    let mut peer = Peer::connected("1.2");
+    let subscription = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/a");
+    let (_, message) = peer.deliver(subscription, 1);
+    let id = header(&message, "ack").unwrap();
+    peer.send(&format!("ACK\nid:{id}"));
+    peer.all_done();
+    peer.send("DISCONNECT");
+    assert_eq!(peer.closed, Some(CloseCode::Normal));
+}
+
 #[test]
 fn rule_19_disconnect_without_receipt_closes_after_all_before_it() {
     let mut peer = Peer::connected("1.2");

@@ -63,6 +63,8 @@ pub(super) struct Model {
     message_ids: Vec<String>,
     tags: u64,
     names: u64,
+    /// Something was acknowledged without a receipt.
+    has_unheard: bool,
     disconnecting: Option<bool>,
     lingering: bool,
     /// An ERROR is to come: for the frame of that receipt, as soon as all before it is done.
@@ -104,6 +106,7 @@ impl Model {
             message_ids: Vec::new(),
             tags: 0,
             names: 0,
+            has_unheard: false,
             disconnecting: None,
             lingering: false,
             failing: None,
@@ -547,6 +550,12 @@ impl Model {
                 self.end_feed(&name, &ask);
                 Some(operation)
             }
+            Action::Perform(operation, operations) if frame.command == Command::Disconnect => {
+                assert!(matches!(operations[..], [Operation::Hear]));
+                assert!(self.has_unheard && frame.header("receipt").is_some());
+                self.disconnect(frame);
+                Some(operation)
+            }
             Action::Perform(operation, operations) => {
                 let gathered = match frame.command {
                     Command::Commit => {
@@ -592,12 +601,17 @@ impl Model {
                 return frame.command == Command::Send;
             }
             Command::Disconnect => {
-                self.disconnecting = Some(frame.header("receipt").is_some());
-                self.forget();
+                assert!(!self.has_unheard || frame.header("receipt").is_none());
+                self.disconnect(frame);
             }
             other => panic!("{other} was accepted"),
         }
         false
+    }
+
+    fn disconnect(&mut self, frame: &Frame) {
+        self.disconnecting = Some(frame.header("receipt").is_some());
+        self.forget();
     }
 
     /// Whether an acknowledgement is about a subscription that was denied.
@@ -665,6 +679,7 @@ impl Model {
                 let is_done = |feed: &Feed| feed.id == subscription && feed.unsettled.is_empty();
                 let is_last = self.ended.iter().any(is_done);
                 self.ended.retain(|feed| !is_done(feed));
+                self.has_unheard |= settle.stake == Stake::Nothing;
                 assert_eq!(
                     settle,
                     Settle {
