@@ -35,10 +35,12 @@ const line = (piece) => piece.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`)
 
 function shape(points, most) {
   const all = pieces(points, most);
-  const last = (piece) => (piece.length === 1 ? [...piece, [piece[0][0] + 1, piece[0][1]]] : piece);
+  // A point alone is a dot: a line of no length, with round ends, and no area below it.
+  const dot = (piece) => (piece.length === 1 ? [piece[0], piece[0]] : piece);
+  const wide = all.filter((piece) => piece.length > 1);
   return {
-    line: all.map((piece) => `M${line(last(piece))}`).join(''),
-    area: all.map((piece) => `M${piece[0][0].toFixed(1)},${HEIGHT}L${line(last(piece))}L${last(piece).at(-1)[0].toFixed(1)},${HEIGHT}Z`).join(''),
+    line: all.map((piece) => `M${line(dot(piece))}`).join(''),
+    area: wide.map((piece) => `M${piece[0][0].toFixed(1)},${HEIGHT}L${line(piece)}L${piece.at(-1)[0].toFixed(1)},${HEIGHT}Z`).join(''),
   };
 }
 

@@ -84,3 +84,9 @@ export function check(label, control) {
 
 /** A word in a coloured pill: `good`, `bad`, `warn` or `plain`. */
 export const pill = (kind, text) => h('span', { class: `pill ${kind}` }, text);
+
+/** A user's status, as a pill. */
+export const status = (word) => pill({ online: 'good', busy: 'bad', away: 'warn' }[word] ?? 'plain', word);
+
+/** A command for a shell. Its lines break between words, and not behind a hyphen. */
+export const command = (text) => h('code', {}, text.split(' ').flatMap((word) => [' ', h('span', { class: 'word' }, word)]).slice(1));

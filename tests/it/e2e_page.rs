@@ -191,6 +191,15 @@ async fn an_operator_publishes_bans_and_looks_who_is_there() {
     fill(&mut browser, "#keys", "user_alice\nuser_nobody\n");
     click(&mut browser, ".view-publish [type=submit]");
     see(&mut browser, "#outcome tbody", "user_nobody").await;
+    // Its table does not make the form wider than its card.
+    browser.order(&json!({ "do": "dress", "scheme": "light", "width": 375 }));
+    browser.expect("dressed").await;
+    let edge = |part| format!("document.querySelector('{part}').getBoundingClientRect().right");
+    let room = format!("{} - {}", edge(".view-publish form"), edge("#body"));
+    let room = evaluate(&mut browser, &room).await;
+    assert!(room.as_f64().unwrap() > 15.0, "{room}");
+    browser.order(&json!({ "do": "dress", "scheme": "light", "width": 1280 }));
+    browser.expect("dressed").await;
 
     go(&mut browser, "destinations").await;
     see(&mut browser, "#destinations tbody", "user_alice").await;
@@ -282,6 +291,7 @@ async fn a_token_that_ends_and_a_gateway_that_goes_are_told() {
     see(&mut browser, ".view-overview tbody", "ready").await;
     assert_eq!(gateway.terminate(DEADLINE).await.code(), Some(0));
     see(&mut browser, "#banner", "does not answer").await;
+    see(&mut browser, ".view-overview .calm", "unknown").await;
     has_no_faults(&browser);
 }
 

@@ -5,6 +5,7 @@ import { test } from 'node:test';
 const page = '../../src/page';
 const { Series, KEPT, bucketsBetween, deliveryHistogram, quantile, speed, speedOfAll, sum } = await import(`${page}/series.js`);
 const { alarms } = await import(`${page}/alarms.js`);
+const { linksOf } = await import(`${page}/views/overview.js`);
 const { bytes, count, delay, duration, moment, plural, rate } = await import(`${page}/format.js`);
 
 const node = (at, values, more = {}) => ({
@@ -89,4 +90,12 @@ test('numbers are short, and what is not known is a dash', () => {
   assert.deepEqual([duration(0), duration(59), duration(3600), duration(12_000), duration(180_000)], ['0 s', '59 s', '1 h', '3 h 20 min', '2 d 2 h']);
   assert.deepEqual([plural(1, 'address', 'addresses'), plural(2, 'session')], ['1 address', '2 sessions']);
   assert.equal(moment('no time'), '–');
+});
+
+test('a broker that is away is not taken for one inside the program', () => {
+  const links = [{ address: '10.0.0.1:5672', links: 3 }, { address: '10.0.0.2:5672', links: 1 }];
+  const [inside, linked, away] = [node(0, {}, { links: [] }), node(0, {}, { links }), node(0, {}, { links: [], broker: 'the broker is not reachable' })];
+  assert.deepEqual(linksOf([inside]), ['–', 'embedded broker']);
+  assert.deepEqual(linksOf([linked, linked, away]), ['8', '2 addresses']);
+  assert.deepEqual(linksOf([away]), ['0', 'no broker']);
 });

@@ -8,7 +8,7 @@ export const title = 'Bans';
 export const scope = 'read';
 
 const TIMES = [['One hour', 3600], ['One day', 86_400], ['One week', 604_800], ['Until it is lifted', '']];
-const KINDS = { user: 'User', address: 'Address or network', device_id: 'Device' };
+const KINDS = { user: 'User', address: 'Address', device_id: 'Device' };
 
 export function show({ api, root }) {
   const mayBan = api.may('admin');

@@ -41,7 +41,7 @@ export function show({ api, root }) {
       table(`Keys of ${section}`, [{ name: 'Key' }, { name: 'Value', long: true }, { name: 'From', long: true }, { name: 'Change takes', minor: true }],
         keys.map(({ key, value, source, reloads }) => [
           h('code', {}, key), value === undefined ? h('span', { class: 'soft' }, 'not set') : h('code', { class: 'value' }, value),
-          source ?? h('span', { class: 'soft' }, 'default'), reloads ? 'a reload' : 'a restart']), '')))
+          source ? h('code', {}, source) : h('span', { class: 'soft' }, 'default'), reloads ? 'a reload' : 'a restart']), '')))
       : [h('p', { class: 'empty' }, 'No key has that in it.')]));
   }
 

@@ -2,7 +2,7 @@
 
 import { Chart } from '../chart.js';
 import { h, pill, redraw, table } from '../dom.js';
-import { ago, bytes, count, delay, plural, rate } from '../format.js';
+import { ago, bytes, count, delay, moment, plural, rate } from '../format.js';
 import { speed, sum, value } from '../series.js';
 
 export const title = 'Overview';
@@ -39,7 +39,6 @@ const tile = (name, shown, detail) => h('div', { class: 'tile' }, h('p', {}, nam
 
 function tilesOf({ overview: { nodes, silent = [] } }) {
   const all = (key) => nodes.reduce((sum, node) => sum + node[key], 0);
-  const links = nodes.flatMap((node) => node.links).reduce((sum, { links }) => sum + links, 0);
   const subscriptions = (sum(nodes, 'stentor_shared_subscriptions') ?? 0) + (sum(nodes, 'stentor_dedicated_subscriptions') ?? 0);
   const own = sum(nodes, 'stentor_dedicated_subscriptions') ?? 0;
   const ready = nodes.filter((node) => !node.not_ready).length;
@@ -48,13 +47,21 @@ function tilesOf({ overview: { nodes, silent = [] } }) {
     tile('Sessions', count(all('sessions')), `of ${count(all('max_connections'))}`),
     tile('Connections', count(all('connections')), `${count(all('connections') - all('sessions'))} not logged in`),
     tile('Subscriptions', count(subscriptions), own ? `${count(own)} own queues` : 'all by feeds'),
-    tile('Broker links', links ? count(links) : '–', links ? plural(new Set(nodes.flatMap((node) => node.links.map(({ address }) => address))).size, 'address', 'addresses') : 'inside the program'),
+    tile('Broker links', ...linksOf(nodes)),
     tile('Bans', count(Math.max(...nodes.map((node) => value(node, 'stentor_bans') ?? 0))), 'in force'),
   ];
 }
 
-function alarmsOf({ alarms }) {
+/** The links to the broker, and where they lead. A node whose broker is embedded is well without. */
+export function linksOf(nodes) {
+  const all = nodes.flatMap((node) => node.links);
+  if (!all.length && nodes.every((node) => node.broker === 'ok')) return ['–', 'embedded broker'];
+  return [count(all.reduce((sum, { links }) => sum + links, 0)), all.length ? plural(new Set(all.map(({ address }) => address)).size, 'address', 'addresses') : 'no broker'];
+}
+
+function alarmsOf({ alarms, error, overview }) {
   const heading = h('h2', {}, 'Alarms');
+  if (error) return [heading, h('p', { class: 'calm' }, pill('bad', 'unknown'), ` All figures here are of ${moment(overview.nodes[0]?.at)}.`)];
   if (!alarms.length) return [heading, h('p', { class: 'calm' }, pill('good', 'none'), ' All nodes that answer are well.')];
   return [heading, h('ul', { class: 'alarms' }, alarms.map(({ level, node, text }) =>
     h('li', {}, pill(level, level === 'bad' ? 'fault' : 'look'), ' ', node && h('code', {}, node), node && ' ', text)))];

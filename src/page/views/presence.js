@@ -1,13 +1,11 @@
 // Who is online: users by name, and the members of a group.
 
 import { path } from '../api.js';
-import { facts, field, h, pill, table } from '../dom.js';
+import { facts, field, h, status, table } from '../dom.js';
 import { ago, count, moment } from '../format.js';
 
 export const title = 'Presence';
 export const scope = 'read';
-
-const status = (word) => pill({ online: 'good', busy: 'bad', away: 'warn' }[word] ?? 'plain', word);
 
 export function show({ api, root, query }) {
   const counts = h('p', { class: 'soft', role: 'status' });

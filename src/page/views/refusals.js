@@ -50,7 +50,7 @@ export function show({ api, root, query }) {
     const meant = all.filter(({ cause, user, remote, session }) => [cause, user, remote, session].some((field) => field?.toLowerCase().includes(text)) || !text);
     meant.sort((a, b) => b.at.localeCompare(a.at));
     redraw(latest, table('The last refusals',
-      [{ name: 'When' }, { name: 'What' }, { name: 'Why', long: true }, { name: 'User', long: true }, { name: 'Address', minor: true }, { name: 'Node', minor: true }],
+      [{ name: 'When' }, { name: 'What', minor: true }, { name: 'Why', long: true }, { name: 'User', long: true }, { name: 'Address', minor: true }, { name: 'Node', minor: true }],
       meant.map(({ at, what, cause, user, remote, node }) => [
         moment(at), pill('plain', what), cause,
         user ? h('a', { href: `#sessions?search=${encodeURIComponent(user)}` }, user) : '–', remote ? h('code', {}, remote) : '–', h('code', {}, node)]),

@@ -1,7 +1,7 @@
 // One session: what it is, what it does now, and what can be done to it.
 
 import { ask, reasonInput, tell } from '../dialog.js';
-import { check, facts, field, h, redraw, table } from '../dom.js';
+import { check, command, facts, field, h, redraw, status, table } from '../dom.js';
 import { path } from '../api.js';
 import { bytes, count, duration, moment, plural } from '../format.js';
 
@@ -31,11 +31,11 @@ export function showSession({ api, id, kick, ban, onclose }) {
       title.textContent = session.user;
       who.replaceChildren(facts(
         ['Session', h('code', {}, session.session)], ['Node', h('code', {}, session.node)], ['Address', session.remote && h('code', {}, session.remote)],
-        ['Transport', session.transport], ['Status', session.status],
+        ['Transport', session.transport], ['Status', status(session.status)],
         ['Device', [session.device_type, session.device_id].filter(Boolean).join(' · ')],
         ['Since', moment(session.since)], ['Last seen', moment(session.last_seen)],
-        ['From a shell', h('code', {}, `stentor ctl session ${session.session} --details`)],
-        ['Live frames', (await api.serves('/tail')) && h('code', {}, `stentor tail --session ${session.session}`)],
+        ['From a shell', command(`stentor ctl session ${session.session} --details`)],
+        ['Live frames', (await api.serves('/tail')) && command(`stentor tail --session ${session.session}`)],
       ));
       if (api.may('admin')) actions.replaceChildren(...buttons(session));
     } catch (problem) {

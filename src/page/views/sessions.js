@@ -1,6 +1,6 @@
 // Sessions on all nodes: found, looked at, and ended. A page of them at a time, however many there are.
 
-import { h, pill, redraw, table } from '../dom.js';
+import { h, redraw, status, table } from '../dom.js';
 import { ago, count, moment } from '../format.js';
 import { banDialog, kickDialog, showSession } from './session.js';
 
@@ -61,12 +61,12 @@ export function show({ api, root, about, query }) {
     total.textContent = text ? `${count(sessions.length)}${next ? ' or more' : ''} found among ${all}` : sessions.length ? `${count(from + 1)}–${count(from + sessions.length)} of ${all}` : all;
     const mayKick = api.may('admin');
     const columns = [
-      { name: 'User', long: true }, { name: 'Status' }, { name: 'Address' }, { name: 'Device', minor: true, long: true }, { name: 'Transport', minor: true },
+      { name: 'User', long: true }, { name: 'Status' }, { name: 'Address', minor: true }, { name: 'Device', minor: true, long: true }, { name: 'Transport', minor: true },
       { name: 'Node', minor: true }, { name: 'Here for', number: true }, ...(mayKick ? [{ name: 'Actions', hidden: true }] : []),
     ];
     const rows = sessions.map((session) => [
       h('button', { type: 'button', class: 'link', 'data-key': `open ${session.session}`, onclick: () => open(session.session) }, session.user),
-      pill({ online: 'good', busy: 'bad', away: 'warn' }[session.status] ?? 'plain', session.status),
+      status(session.status),
       h('code', {}, session.remote ?? '–'),
       [session.device_type, session.device_id].filter(Boolean).join(' · ') || '–',
       session.transport,
