@@ -11,6 +11,7 @@ Installs, starts, upgrades, removes and purges the Debian package on this machin
 
 It refuses where a package or a user `stentor` is there already, and leaves nothing behind. No systemd
 has to run: the program is started as the unit's ExecStart says, as its user, without capabilities.
+It needs dpkg-dev, binutils, curl, procps and python3.
 EOF
     exit
 fi

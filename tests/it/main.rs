@@ -90,6 +90,7 @@ mod records_contract;
 mod rooms_contract;
 mod sequences_contract;
 mod startup;
+mod workflows;
 
 use std::{ffi::OsStr, fs, path::Path};
 
