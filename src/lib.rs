@@ -21,9 +21,9 @@
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - [`address`] — what limits by address count as one
 //! - `tls_client` — TLS towards servers
-//! - `backoff`, `deadline`, `later`, `recent`, [`causes`], [`codes`] — pauses between attempts,
-//!   moments to come, a queue of a constant delay, facts that hold for ten seconds, an error in one
-//!   line, the names of what is said at the start
+//! - `backoff`, `background`, `deadline`, `later`, `recent`, [`causes`], [`codes`] — pauses between
+//!   attempts, tasks of the program's own, moments to come, a queue of a constant delay, facts that
+//!   hold for ten seconds, an error in one line, the names of what is said at the start
 //!
 //! Below them stand two pure crates, `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes), and `sockjs-server`, a transport that knows no STOMP.
@@ -41,6 +41,7 @@ pub mod address;
 pub mod api;
 pub mod app;
 pub mod auth;
+mod background;
 mod backoff;
 pub mod broker;
 pub mod causes;

@@ -92,6 +92,7 @@ pub use webhooks::{DeadEvent, WebhookReceiver, Webhooks};
 
 use self::answer::{Answer, Refusal, Request, is_json};
 use crate::{
+    background,
     control::{Look, Views},
     http::{Remote, Routes},
     node::Services,
@@ -306,7 +307,7 @@ impl Api {
             return serving.await;
         }
         // It goes on if its caller hangs up: half of it may be done by then, and the audit tells of it.
-        tokio::spawn(serving).await.unwrap_or_else(|_| {
+        background::spawn(serving).await.unwrap_or_else(|_| {
             let error = "it failed, which is in the log; some of it may be done";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error).into_response()
         })

@@ -19,6 +19,7 @@ use url::Url as AnyUrl;
 
 use crate::{
     auth::rabbitmq::{Management, SourceError},
+    background,
     broker::{Binding, Url},
     config::Config,
     deadline::after,
@@ -255,7 +256,7 @@ pub(super) fn watch<T: Send + Sync + 'static>(config: &Config, alive: Weak<T>) {
     });
     let mut all: Vec<_> = all.collect();
     let hasher = RandomState::new();
-    tokio::spawn(async move {
+    background::spawn(async move {
         while let Some(next) = all.iter_mut().min_by_key(|watched| watched.due) {
             sleep_until(next.due).await;
             if alive.strong_count() == 0 {

@@ -12,6 +12,7 @@ use crate::{
         jwt::{JwtAuthenticator, JwtConfig, Keyless, Surroundings},
         rabbitmq::RabbitMqAuthenticator,
     },
+    background,
     broker::ExchangeKind,
     config::Config,
 };
@@ -125,7 +126,7 @@ fn hook(config: &Config) -> Result<Option<Arc<dyn Authenticator>>, Error> {
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
     let cached = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
-    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cached)));
+    background::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cached)));
     Ok(Some(cached))
 }
 

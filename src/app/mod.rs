@@ -15,7 +15,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::{LocalBoxFuture, OptionFuture, join_all};
+use futures_util::{
+    FutureExt as _,
+    future::{LocalBoxFuture, OptionFuture, join_all},
+};
 use parking_lot::RwLock;
 use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
@@ -27,6 +30,7 @@ use warp::Filter as _;
 use crate::{
     api::{self, Api, Reconfigure},
     auth::{self, Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
+    background,
     broker::{
         self, Broker, ExchangeKind, FeedConfig, Url, amqp::AmqpBroker, embedded::Embedded,
         offline_of,
@@ -127,7 +131,7 @@ async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     let mut gateway = Gateway::start_from(loaded, Origin::Sources(file), routes).await?;
     gateway.reload_at(hangups);
     notify::ready();
-    let _alive = AbortOnDropHandle::new(tokio::spawn(notify::keep_alive()));
+    let _alive = AbortOnDropHandle::new(background::spawn(notify::keep_alive()));
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
@@ -272,12 +276,12 @@ impl Gateway {
         let stop = || phases.clone().reached(Phase::StopAccepting);
         if let Some(http) = http {
             let entrance = entrance(listen, &doors, "http", Plain);
-            listeners.spawn(Arc::clone(&server).serve(http, entrance, stop()));
+            listeners.spawn(Arc::clone(&server).serve(http, entrance, stop()).boxed());
         }
         if let Some(stomp) = stomp {
             let entrance = entrance(listen, &doors, "stomp", Plain);
             let services = Arc::clone(&services);
-            listeners.spawn(listen::serve_stomp(stomp, entrance, services, stop()));
+            listeners.spawn(listen::serve_stomp(stomp, entrance, services, stop()).boxed());
         }
         if let Some(tls) = &tls {
             let secure = |protocol| Secure {
@@ -287,12 +291,12 @@ impl Gateway {
             };
             if let Some(https) = https {
                 let entrance = entrance(listen, &doors, "https", secure(Protocol::Http));
-                listeners.spawn(Arc::clone(&server).serve(https, entrance, stop()));
+                listeners.spawn(Arc::clone(&server).serve(https, entrance, stop()).boxed());
             }
             if let Some(stomps) = stomps {
                 let entrance = entrance(listen, &doors, "stomps", secure(Protocol::Stomp));
                 let services = Arc::clone(&services);
-                listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()));
+                listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()).boxed());
             }
         }
         if config.api.tokens.is_empty() {
@@ -333,7 +337,7 @@ impl Gateway {
             open_paths: api::PROBES,
             timeout: listen.handshake_timeout,
         };
-        listeners.spawn(private.serve(admin, stop_admin));
+        listeners.spawn(private.serve(admin, stop_admin).boxed());
         Ok(Self {
             reloader,
             services,
@@ -522,7 +526,7 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     if let Some(records) = presence.as_ref().and_then(|presence| presence.records()) {
         registry.share_bans(records);
     }
-    tokio::spawn(node::keep_bans(Arc::downgrade(&registry)));
+    background::spawn(node::keep_bans(Arc::downgrade(&registry)));
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);
@@ -552,15 +556,15 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     foreign::watch(config, Arc::downgrade(&services.registry));
     let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
     let memory = Arc::downgrade(&services.memory);
-    tokio::spawn(Memory::watch(memory, config.memory.clone(), target));
+    background::spawn(Memory::watch(memory, config.memory.clone(), target));
     if let Some(recheck) = recheck {
-        tokio::spawn(node::recheck_in_turn(
+        background::spawn(node::recheck_in_turn(
             Arc::downgrade(&services.registry),
             recheck,
         ));
     }
     if let (Some(accounts), Some(recheck)) = (accounts, recheck) {
-        tokio::spawn(follow(config, accounts, &services, recheck));
+        background::spawn(follow(config, accounts, &services, recheck));
     }
     Ok(Built {
         services,
@@ -640,7 +644,7 @@ fn events(config: &Config, vhosts: &Vhosts, webhooks: Option<&Arc<Webhooks>>) ->
     let users = presence::publisher::publish(Arc::clone(&outbox), a, b);
     let (a, b) = host();
     let of_rooms = presence::publisher::publish(Arc::clone(&rooms), a, b);
-    let publishers = [tokio::spawn(users), tokio::spawn(of_rooms)];
+    let publishers = [background::spawn(users), background::spawn(of_rooms)];
     Some(Events {
         outbox,
         rooms,

@@ -14,6 +14,7 @@ use super::{fit_to_files, logins::Logins, notify, settings};
 use crate::{
     api::{self, Configuration, Difference, KeyChange, KeyInForce, Reconfigure},
     auth::{Forwarding, Replaceable},
+    background,
     config::{Change, Config, File, Loaded, Plan, Source, environment},
     http::{self, Origins},
     listen::{self, Tls},
@@ -183,7 +184,7 @@ impl Reconfigure for Remote {
     fn reload(&self) -> BoxFuture<'_, Result<Difference, String>> {
         let reloader = Arc::clone(&self.0);
         // A task of its own: a client that goes away must not leave half a reload behind.
-        let reloading = tokio::spawn(async move { reloader.reload().await });
+        let reloading = background::spawn(async move { reloader.reload().await });
         async move {
             match reloading.await {
                 Ok(plan) => plan.map(|plan| difference(&plan)),

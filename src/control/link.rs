@@ -26,6 +26,7 @@ use super::{
     wire::{self, Envelope, Note},
 };
 use crate::{
+    background,
     backoff::Backoff,
     broker::{BrokerError, LANE_OF_CONTROL, Message, Properties, Publish, VirtualHost},
     deadline::after,
@@ -125,7 +126,7 @@ impl ControlLink {
             return;
         }
         let (link, node) = (self.clone(), self.0.node.clone());
-        tokio::spawn(async move {
+        background::spawn(async move {
             // A broker that is away is in the log. It is told again when the link is back.
             let _ = link.send(&Note::PresenceInMemory { node }).await;
         });
@@ -430,7 +431,7 @@ async fn listen_once(link: &ControlLink, shared: &Arc<ControlShared>) -> String 
     link.tell_apart();
     // Since it listened the last time, bans may have been set and lifted.
     let asking = link.clone();
-    tokio::spawn(async move { asking.ask_for_bans().await });
+    background::spawn(async move { asking.ask_for_bans().await });
     loop {
         match poll_fn(|context| mailbox.poll_take(context)).await {
             Item::Parcel(parcel) => {
@@ -470,7 +471,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
             // By this a node that begins to listen is heard of.
             link.hear_of(&node);
             let (link, changes) = (link.clone(), shared.sessions.bans());
-            tokio::spawn(async move { link.tell_bans(changes).await });
+            background::spawn(async move { link.tell_bans(changes).await });
         }
         Ok(Note::Bans { node, changes }) if node != link.0.node => {
             let is_new = |change: &&Change| {
@@ -494,7 +495,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
             }
             let (link, shared) = (link.clone(), Arc::clone(shared));
             // The next command does not wait for it.
-            tokio::spawn(async move { tell_view(&link, &shared, id, look).await });
+            background::spawn(async move { tell_view(&link, &shared, id, look).await });
         }
         Ok(Note::Seen { to, node, view }) => {
             link.hear_of(&node);
@@ -559,7 +560,7 @@ async fn run(link: &ControlLink, shared: &ControlShared, envelope: Envelope) {
         Effect::Known(_) => told(link, envelope, effect).await,
         // The next command does not wait for what sessions say.
         Effect::Awaited(_) => {
-            tokio::spawn(told(link, envelope, effect));
+            background::spawn(told(link, envelope, effect));
         }
     }
 }
@@ -583,7 +584,7 @@ async fn told(link: ControlLink, envelope: Envelope, effect: Effect) {
             hits,
         };
         // The next command does not wait for the broker's word on this.
-        tokio::spawn(async move {
+        background::spawn(async move {
             if let Err(error) = link.send(&note).await {
                 telemetry::control_untold("answer", &error);
             }

@@ -31,6 +31,7 @@ pub use look::{Look, MAX_VIEW, Seen, Views};
 use self::{link::ControlLink, tails::Follow};
 use crate::{
     auth::Authenticator,
+    background,
     hub::Hub,
     presence::Presence,
     tap::{self, Filter, Taps},
@@ -249,7 +250,7 @@ impl Control {
     pub fn join(self, vhost: Arc<Hub>, exchange: &str) -> Self {
         let node = &self.shared.node;
         let link = ControlLink::new(vhost, exchange, node, self.presence_in_memory);
-        let listening = tokio::spawn(link::listen(link.clone(), Arc::clone(&self.shared)));
+        let listening = background::spawn(link::listen(link.clone(), Arc::clone(&self.shared)));
         Self {
             link: Some((link, AbortOnDropHandle::new(listening))),
             ..self
@@ -386,7 +387,7 @@ impl Control {
             let command = Command::Replace {
                 session: session.into(),
             };
-            tokio::spawn(async move {
+            background::spawn(async move {
                 if let Err(error) = link.tell(&command).await {
                     telemetry::control_untold(command.name(), &error);
                 }

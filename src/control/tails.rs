@@ -26,6 +26,7 @@ use super::{
     wire::{Note, TailAsked},
 };
 use crate::{
+    background,
     broker::{
         Argument, BrokerError, Consume, Delivery, DeliverySink, Message, Properties, Publish,
         QueueSpec, TAIL_QUEUES, Verdict,
@@ -105,7 +106,7 @@ impl Follow {
             bodies,
             sender,
         };
-        tokio::spawn(follow.run(link, here));
+        background::spawn(follow.run(link, here));
         Ok(TailLines { lines })
     }
 
@@ -377,7 +378,7 @@ pub(super) fn hear(link: &ControlLink, taps: &Arc<Taps>, asked: TailAsked) {
     match taps.open(&asked.id, filter.clone(), *bodies) {
         Ok(handle) => {
             handle.tap().renew(LEASE);
-            tokio::spawn(send(link, handle, asked));
+            background::spawn(send(link, handle, asked));
         }
         Err(refused) => {
             let line = TailLine::Node {
@@ -385,7 +386,7 @@ pub(super) fn hear(link: &ControlLink, taps: &Arc<Taps>, asked: TailAsked) {
                 state: NodeState::Refuses,
                 cause: Some(refused.to_string()),
             };
-            tokio::spawn(async move {
+            background::spawn(async move {
                 // It is said again at the next renewal.
                 let _ = publish(&link, &asked.queue, to_line(&line), rand::random()).await;
             });

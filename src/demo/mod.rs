@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, time::timeout};
 use crate::{
     api::{self, Scope, Tokens},
     app::{self, Addresses, Gateway},
-    auth,
+    auth, background,
     broker::{self, BrokerError, ExchangeKind, Url},
     codes::Code,
     config::Config,
@@ -110,7 +110,7 @@ async fn serve(options: Options) -> Result<(), app::Error> {
         ..config(&options, hook.local_addr()?)?
     };
     is_there(&config).await?;
-    tokio::spawn(service::serve(hook, rules()?, std::future::pending()));
+    background::spawn(service::serve(hook, rules()?, std::future::pending()));
     let has_broker = options.broker.is_some();
     let broker = options.broker.unwrap_or(Url::Embedded);
     let gateway = Gateway::start(config, |services, addresses| {

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::later::Later;
+use crate::{background, later::Later};
 
 /// Unbinds under way at a time: enough to keep the broker busy.
 const CONCURRENT_UNBINDS: usize = 128;
@@ -59,7 +59,7 @@ impl Linger {
             }),
             scheduled: Notify::new(),
         });
-        let task = tokio::spawn(run(Arc::clone(&linger)));
+        let task = background::spawn(run(Arc::clone(&linger)));
         (linger, AbortOnDropHandle::new(task))
     }
 
@@ -126,7 +126,7 @@ async fn run(linger: Arc<Linger>) {
         };
         if let Some(owner) = due.owner.upgrade() {
             let unbind = owner.unbind(due.binding, due.stamp);
-            tokio::spawn(async move {
+            background::spawn(async move {
                 unbind.await;
                 drop(permit);
             });

@@ -49,6 +49,7 @@ use self::{
     verify::{Pace, Verifier},
 };
 use crate::{
+    background,
     broker::{
         Broker, BrokerError, Confirm, Cursor, ExchangeKind, FeedConfig, FeedId, JournalConfig,
         OfflineFeeds, Publish, VirtualHost,
@@ -130,8 +131,8 @@ impl Hub {
             name: name.into(),
             linger,
             _linger_task: linger_task,
-            _verify_task: AbortOnDropHandle::new(tokio::spawn(verifier.run())),
-            _unused_task: AbortOnDropHandle::new(tokio::spawn(giving_up)),
+            _verify_task: AbortOnDropHandle::new(background::spawn(verifier.run())),
+            _unused_task: AbortOnDropHandle::new(background::spawn(giving_up)),
             rouser: Arc::default(),
             away,
             host,
@@ -143,7 +144,7 @@ impl Hub {
         if !journal.exchanges.is_empty() {
             let keeping = keeping::keep(Arc::downgrade(&hub), journal.exchanges.clone());
             hub.keeping
-                .get_or_init(|| AbortOnDropHandle::new(tokio::spawn(keeping)));
+                .get_or_init(|| AbortOnDropHandle::new(background::spawn(keeping)));
         }
         hub
     }

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     backoff::Backoff,
+    background,
     broker::{
         BrokerError, LANE_OF_UNHEARD, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of,
     },
@@ -51,7 +52,7 @@ impl Unheard {
             sender,
             waiting: watch::Sender::new(0),
         });
-        let running = tokio::spawn(hand_on(host, receiver, unheard.waiting.clone()));
+        let running = background::spawn(hand_on(host, receiver, unheard.waiting.clone()));
         (unheard, AbortOnDropHandle::new(running))
     }
 

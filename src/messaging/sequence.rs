@@ -18,7 +18,7 @@ use super::{
     Entry, MAX_NUMBER, SequenceError, SequenceName, SequenceStore,
     line::{Line, Step},
 };
-use crate::deadline::after;
+use crate::{background, deadline::after};
 
 /// How long a login waits for the connection before it to settle its numbers.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Sequence {
             changed: watch::Sender::new(()),
         });
         let (handed, confirms) = mpsc::unbounded_channel();
-        tokio::spawn(Arc::clone(&shared).run(confirms));
+        background::spawn(Arc::clone(&shared).run(confirms));
         Self { shared, handed }
     }
 

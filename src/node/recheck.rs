@@ -10,6 +10,8 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::background;
+
 use super::{logged_in::LoggedIn, registry::Registry, settings::Recheck};
 
 /// Asks the hook about every session that is logged in, each once in the interval, evenly; for as
@@ -41,7 +43,7 @@ pub fn recheck_users(registry: &Registry, users: &BTreeSet<Box<str>>, recheck: R
     let mut sessions = registry.sessions(|_| true);
     sessions.retain(|session| session.user().is_some_and(|user| users.contains(user)));
     if !sessions.is_empty() {
-        tokio::spawn(recheck_some(sessions, recheck.at_a_time));
+        background::spawn(recheck_some(sessions, recheck.at_a_time));
     }
 }
 

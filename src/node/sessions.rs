@@ -19,7 +19,10 @@ use super::{
     recheck::recheck_some,
     registry::{Guard, Registry},
 };
-use crate::control::{Applied, Change, RecheckOff, Sessions, Subject, Target, Unsubscribe};
+use crate::{
+    background,
+    control::{Applied, Change, RecheckOff, Sessions, Subject, Target, Unsubscribe},
+};
 
 /// A command that has been under way for no longer is for all sessions: so far clocks may differ.
 const LATE: Duration = Duration::from_secs(10);
@@ -121,7 +124,7 @@ impl Sessions for Registry {
         };
         let recheck = first.settings().recheck.ok_or(RecheckOff)?;
         let count = found.len();
-        tokio::spawn(recheck_some(found, recheck.at_a_time));
+        background::spawn(recheck_some(found, recheck.at_a_time));
         Ok(count)
     }
 
@@ -130,7 +133,7 @@ impl Sessions for Registry {
         found.retain(|session| session.is_in_presence());
         let count = found.len();
         if count > 0 {
-            tokio::spawn(refresh_groups(found));
+            background::spawn(refresh_groups(found));
         }
         count
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    background,
     broker::{OfflineConfig, offline_of},
     control::{Look, MAX_ABOUT, Seen},
     node::Services,
@@ -50,7 +51,7 @@ pub fn start(
             node: node.into(),
             is_replicated,
         };
-        AbortOnDropHandle::new(tokio::spawn(Arc::new(source).run()))
+        AbortOnDropHandle::new(background::spawn(Arc::new(source).run()))
     });
     started.collect()
 }

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::arrival::{Arrival, TRIAL_KEYS};
 use crate::{
+    background,
     backoff::Backoff,
     broker::{
         Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, ExchangeKind,
@@ -403,7 +404,7 @@ impl Source {
             drained.insert((*queue).into(), now);
         }
         let source = Arc::clone(self);
-        tokio::spawn(async move {
+        background::spawn(async move {
             match source.drain_queue(&queue).await {
                 Ok(count) => telemetry::offline_drained(&queue, count),
                 // Its node is back, or another node was faster.

@@ -24,7 +24,7 @@ use super::{
     rooms::{MemoryRooms, Rooms},
     too_many,
 };
-use crate::later::Later;
+use crate::{background, later::Later};
 
 /// Departures that wait at most; with more, the first are settled at once, for they take memory.
 const MAX_LEFT: usize = 65_536;
@@ -76,7 +76,7 @@ impl MemoryPresence {
             state,
             wake: Notify::new(),
         });
-        let settler = tokio::spawn(settle_later(Arc::clone(&inner)));
+        let settler = background::spawn(settle_later(Arc::clone(&inner)));
         Self {
             inner,
             rooms,

@@ -28,6 +28,8 @@ pub use event::{Event, SessionFacts};
 pub use queue::Dead;
 use sender::Receiver;
 
+use crate::background;
+
 /// All receivers of this node's events.
 pub struct Webhooks {
     kinds: Vec<Kind>,
@@ -72,7 +74,7 @@ impl Webhooks {
         }
         let receivers = config.urls.iter().map(|url| {
             let receiver = Receiver::new(url, config)?;
-            let running = tokio::spawn(Arc::clone(&receiver).run());
+            let running = background::spawn(Arc::clone(&receiver).run());
             Ok((receiver, AbortOnDropHandle::new(running)))
         });
         Ok(Some(Arc::new(Self {

@@ -39,7 +39,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use thiserror::Error;
 
 use super::{Access, Admission, Authenticator, Login, Refusal, Source, User};
-use crate::{causes::unreadable, telemetry, units::Checked};
+use crate::{background, causes::unreadable, telemetry, units::Checked};
 pub use claims::Surroundings;
 use claims::{Claims, Rules};
 pub use config::{JwtConfig, Rights, Secret};
@@ -129,7 +129,7 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
         };
         let new = Self::with_keys(config, surroundings, hook, jwks)?;
         if let Some(jwks) = &new.jwks {
-            tokio::spawn(Jwks::keep(Arc::downgrade(jwks)));
+            background::spawn(Jwks::keep(Arc::downgrade(jwks)));
         }
         Ok(new)
     }
@@ -162,7 +162,7 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
         };
         let new = Self::with_keys(config, surroundings, hook, jwks)?;
         if let Some(jwks) = new.jwks.as_ref().filter(|_| kept.is_none()) {
-            tokio::spawn(Jwks::keep(Arc::downgrade(jwks)));
+            background::spawn(Jwks::keep(Arc::downgrade(jwks)));
         }
         Ok(new)
     }

@@ -26,6 +26,7 @@ use super::{
     topology::declare_options,
 };
 use crate::{
+    background,
     broker::{
         Argument, BrokerError, Confirm, Consume, Consumer, Delivery, DeliverySink, QueueSpec,
         Settled, Verdict,
@@ -114,7 +115,7 @@ impl Dedicated {
             state: Arc::clone(&state),
             operation_timeout,
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(runner.run(messages)));
+        let task = AbortOnDropHandle::new(background::spawn(runner.run(messages)));
         Ok(Self {
             state,
             operation_timeout,

@@ -32,6 +32,7 @@ use super::{
     quarantine::{Asked, Quarantine},
 };
 use crate::{
+    background,
     backoff::Backoff,
     broker::{BrokerError, Cause},
     telemetry,
@@ -198,7 +199,7 @@ impl AmqpLink {
     pub(super) fn start(config: LinkConfig) -> Self {
         let (sender, state) = watch::channel(LinkState::New);
         let unready_after = config.unready_after;
-        let task = tokio::spawn(supervise(config, sender));
+        let task = background::spawn(supervise(config, sender));
         Self {
             state,
             unready_after,
@@ -505,7 +506,7 @@ pub(super) async fn connect(config: &LinkConfig) -> Result<(LoggedIn, Address), 
             }
         };
         let renewing = async move { config.renew(renewals, update).await };
-        AbortOnDropHandle::new(tokio::spawn(renewing))
+        AbortOnDropHandle::new(background::spawn(renewing))
     });
     let logged_in = LoggedIn {
         connection,
@@ -671,7 +672,7 @@ async fn run(
                 event = events.next() => event,
                 () = in_use.left() => {
                     // It may answer this no more than anything else.
-                    tokio::spawn(async move { live.close().await });
+                    background::spawn(async move { live.close().await });
                     return cut_off();
                 }
             }

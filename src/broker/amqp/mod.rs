@@ -54,7 +54,7 @@ use super::{
     FEED_QUEUES, FeedConfig, FeedId, FeedSink, JournalAsk, JournalConfig, JournalPart, Publish,
     QueueSpec, VirtualHost,
 };
-use crate::{deadline::after, secret_url::SecretUrl};
+use crate::{background, deadline::after, secret_url::SecretUrl};
 
 /// The largest frame that the gateway agrees to, in bytes: RabbitMQ's own default. Headers fill one
 /// frame at most, and the memory and the stack for reading them is made for this.
@@ -152,8 +152,8 @@ impl Broker for AmqpBroker {
         let link_config = |purpose: &str| links.with_purpose(purpose);
         // By the first virtual host, which is the default one.
         self.keepers.get_or_init(|| {
-            let tokens = tokio::spawn(account::keep(link_config("trial of a token")));
-            let nodes = tokio::spawn(lookout::keep(link_config("lookout")));
+            let tokens = background::spawn(account::keep(link_config("trial of a token")));
+            let nodes = background::spawn(lookout::keep(link_config("lookout")));
             [tokens, nodes].map(AbortOnDropHandle::new)
         });
         let operation_timeout = self.config.operation_timeout;

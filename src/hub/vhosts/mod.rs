@@ -11,6 +11,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{FeedStatus, Hub, verify::Pace};
 use crate::{
+    background,
     broker::{self, Broker, BrokerError, FeedConfig, JournalConfig},
     deadline::after,
     recent::Recent,
@@ -131,7 +132,7 @@ impl Vhosts {
         });
         let default = Arc::clone(&shared.default);
         shared.state.lock().open(&shared, default);
-        let sweeper = tokio::spawn(sweep(Arc::clone(&shared)));
+        let sweeper = background::spawn(sweep(Arc::clone(&shared)));
         Self {
             shared,
             _sweeper: AbortOnDropHandle::new(sweeper),

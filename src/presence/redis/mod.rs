@@ -41,7 +41,7 @@ use super::{
     RedisConfig, SessionInfo, Status, UserCount, UserPresence,
     rooms::{RoomRules, Rooms},
 };
-use crate::secret_url::SecretUrl;
+use crate::{background, secret_url::SecretUrl};
 
 /// Presence in Redis: on one server, on the one that Sentinels name, or in a cluster.
 ///
@@ -180,9 +180,9 @@ impl Partition {
         let parts = || (Arc::clone(&store), Arc::clone(&shared), Arc::clone(node));
         let (a, b, c) = parts();
         let keeper = Keeper::new(a, b, c, Arc::clone(outages), lease);
-        let keeper = tokio::spawn(keeper.run());
+        let keeper = background::spawn(keeper.run());
         let (a, b, c) = parts();
-        let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
+        let survivor = background::spawn(Survivor::new(a, b, c, lease).run());
         Self {
             reader: RedisReader::new(Arc::clone(&store)),
             store,

@@ -18,7 +18,7 @@ use super::{
     Entering, HeldRooms, MemberKey, MemberListing, MemberPage, Occupancy, Occupant, Room,
     RoomChange, RoomEvent, RoomRefusal, RoomRules, Rooms, place,
 };
-use crate::{later::Later, presence::PresenceError};
+use crate::{background, later::Later, presence::PresenceError};
 
 /// Departures that wait at most; with more, the first are told at once, for they take memory.
 const MAX_LEFT: usize = 65_536;
@@ -66,7 +66,7 @@ impl MemoryRooms {
             state: Mutex::new(state),
             wake: Notify::new(),
         });
-        let settler = tokio::spawn(settle_later(Arc::clone(&inner)));
+        let settler = background::spawn(settle_later(Arc::clone(&inner)));
         Self {
             inner,
             _settler: AbortOnDropHandle::new(settler),

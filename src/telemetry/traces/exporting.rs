@@ -16,7 +16,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use super::{OtlpConfig, TRACER, Tracer};
-use crate::telemetry::{Seldom, metrics};
+use crate::{
+    background,
+    telemetry::{Seldom, metrics},
+};
 
 /// Spans that wait for the collector, and those under way; more are lost, and counted. Each takes
 /// about half a kilobyte.
@@ -78,7 +81,7 @@ pub fn start_traces(
     // A second gateway in one process, as tests have, records by the first one's means.
     let _ = TRACER.set(tracer);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(export(exporter, spans, stop.clone()));
+    let task = background::spawn(export(exporter, spans, stop.clone()));
     Ok(Some(Exporting {
         task: AbortOnDropHandle::new(task),
         stop,

@@ -57,6 +57,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
+    background,
     broker::{BrokerError, Cause, FeedConfig, FeedId, FeedSink, JournalConfig},
     deadline::after,
     telemetry,
@@ -200,9 +201,9 @@ impl FeedManager {
         });
         let feeds = Arc::new(Mutex::new(Some(HashMap::new())));
         let watching = Watch::new(links.publish).run(Arc::clone(&shared), Arc::clone(&feeds));
-        let watch = tokio::spawn(watching);
-        let events = tokio::spawn(events::follow(Arc::clone(&shared), Arc::clone(&feeds)));
-        let deleting = tokio::spawn(queue::delete_leftovers(Arc::clone(&shared)));
+        let watch = background::spawn(watching);
+        let events = background::spawn(events::follow(Arc::clone(&shared), Arc::clone(&feeds)));
+        let deleting = background::spawn(queue::delete_leftovers(Arc::clone(&shared)));
         Self {
             shared,
             feeds,

@@ -44,6 +44,7 @@ use super::{
     taker::{self, FeedTaker, Marks, Messages},
 };
 use crate::{
+    background,
     backoff::Backoff,
     broker::{
         BrokerError, FeedId,

@@ -34,6 +34,7 @@ use super::{
     turns::Place,
 };
 use crate::{
+    background,
     broker::{
         BrokerError, Properties, STANDING_LANES,
         amqp::{
@@ -731,7 +732,7 @@ impl Lane {
         for mut job in self.flight.lost() {
             job.give_up();
         }
-        tokio::spawn(async move {
+        background::spawn(async move {
             if let Some(channel) = channel {
                 // Whatever it says: that ends the channel, or the connection has ended.
                 let _ = channel

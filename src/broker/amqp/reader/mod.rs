@@ -50,6 +50,7 @@ use super::{
     outages::LinkLog,
 };
 use crate::{
+    background,
     backoff::Backoff,
     broker::{BrokerError, Cause},
     telemetry::ReadAt,
@@ -131,7 +132,7 @@ impl<T: DeliveryTaker> Reader<T> {
             unready_after: config.unready_after,
             next_id: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
-            task: AbortOnDropHandle::new(tokio::spawn(supervise(config, max_body, sender))),
+            task: AbortOnDropHandle::new(background::spawn(supervise(config, max_body, sender))),
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::ring::weight;
 use crate::{
+    background,
     broker::{BrokerError, JournalAsk, JournalStart},
     hub::feed::Feed,
 };
@@ -29,7 +30,7 @@ impl Feed {
         };
         if is_due {
             let feed = Arc::clone(self);
-            tokio::spawn(async move {
+            background::spawn(async move {
                 // What was read by then stays. If the broker is away, those who come back are told.
                 let _ = timeout(PATIENCE, feed.read_before()).await;
             });

@@ -16,6 +16,7 @@ use super::{
     ring::Recent,
 };
 use crate::{
+    background,
     broker::{BrokerError, JournalAsk, JournalPart, JournalStart, Stored},
     deadline::later,
     hub::feed::Feed,
@@ -61,14 +62,14 @@ impl Feed {
         drop(line);
         let (feed, journal) = (Arc::clone(self), Arc::clone(journal));
         if is_recent {
-            tokio::spawn(async move {
+            background::spawn(async move {
                 let mut running = Running::new(&journal.near);
                 while let Some(joiners) = running.next(u64::MAX) {
                     feed.read_recent(&journal, joiners).await;
                 }
             });
         } else {
-            tokio::spawn(async move {
+            background::spawn(async move {
                 let mut running = Running::new(&journal.far);
                 while let Some(joiners) = running.next(WINDOW) {
                     feed.read_journal(&journal, joiners).await;

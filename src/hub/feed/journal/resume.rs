@@ -21,6 +21,7 @@ use super::{
     pass::{Joiner, Left, Outcome},
 };
 use crate::{
+    background,
     broker::{
         Bookmark, BrokerError, Cursor, ExchangeKind, JournalAsk, JournalId, JournalStart, Message,
         journal::CURSOR_HEADER, routing,
@@ -276,7 +277,7 @@ impl Feed {
             (position, is_strict),
             (told, Arc::clone(&left_out)),
         );
-        let handle = AbortOnDropHandle::new(tokio::spawn(catching_up));
+        let handle = AbortOnDropHandle::new(background::spawn(catching_up));
         let soon = match subscriber.mailbox.tracks(subscriber.subscription) {
             true => SOON_ACKNOWLEDGED,
             false => SOON,
