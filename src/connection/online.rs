@@ -151,7 +151,7 @@ pub(super) async fn keep_right(
     let answer = Permissions::again(context, identity).right(&right).await;
     if answer.is_err() {
         rights.forget(subscription);
-        context.guard.mailbox().release_all(subscription);
+        context.guard.mailbox().end_subscription(subscription);
     }
     answer
 }

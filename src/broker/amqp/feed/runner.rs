@@ -44,7 +44,6 @@ use super::{
     taker::{self, FeedTaker, Marks, Messages},
 };
 use crate::{
-    background,
     backoff::Backoff,
     broker::{
         BrokerError, FeedId,
