@@ -11,8 +11,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    backoff::Backoff,
     background,
+    backoff::Backoff,
     broker::{
         BrokerError, LANE_OF_UNHEARD, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of,
     },

@@ -63,7 +63,7 @@ impl Lossy {
             format!("an answer to {text} is lost"),
             async || {
                 let unanswered = self.unanswered.lock().unwrap();
-                !unanswered.iter().any(|wanted| *wanted == text)
+                !unanswered.contains(&text)
             },
         )
         .await;
@@ -157,7 +157,7 @@ async fn who_went_with_a_killed_node_is_told_though_answers_are_lost() {
         until_sessions(&survivor, &occupant.user, 1).await;
     }
     eventually(DEADLINE, "both are in the room", async || {
-        let found = rooms.occupancy(&[lobby.clone()]).await;
+        let found = rooms.occupancy(std::slice::from_ref(&lobby)).await;
         let (members, sessions) = (2, 2);
         found == Ok(vec![Occupancy { members, sessions }])
     })

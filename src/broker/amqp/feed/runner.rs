@@ -480,28 +480,26 @@ impl Serve for Runner {
         if !matches!(waiting, Waiting::Nothing) {
             self.shared.sink.resumed(&self.id);
         }
-        loop {
-            tokio::select! {
-                ended = messages.ended() => {
+        tokio::select! {
+            ended = messages.ended() => {
+                let error = self.take_back(ended);
+                return self.unless_lost(live, Err(error)).await;
+            }
+            ended = overflow.ended() => {
+                // With its node both end, and it is the other's end that counts.
+                if let Ok(ended) = timeout(SAME_NEWS, messages.ended()).await {
                     let error = self.take_back(ended);
                     return self.unless_lost(live, Err(error)).await;
                 }
-                ended = overflow.ended() => {
-                    // With its node both end, and it is the other's end that counts.
-                    if let Ok(ended) = timeout(SAME_NEWS, messages.ended()).await {
-                        let error = self.take_back(ended);
-                        return self.unless_lost(live, Err(error)).await;
-                    }
-                    let taker = messages.cancel().await;
-                    let reason = ended.reason;
-                    return Err(self.take_back(Ended { taker, reason }));
-                }
-                () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
-                    messages.cancel().await;
-                    overflow.cancel().await;
-                    self.leave_queue(EXCHANGE_LOST)?;
-                    return Err(BrokerError::Cancelled(EXCHANGE_LOST.into()));
-                }
+                let taker = messages.cancel().await;
+                let reason = ended.reason;
+                Err(self.take_back(Ended { taker, reason }))
+            }
+            () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
+                messages.cancel().await;
+                overflow.cancel().await;
+                self.leave_queue(EXCHANGE_LOST)?;
+                Err(BrokerError::Cancelled(EXCHANGE_LOST.into()))
             }
         }
     }
