@@ -269,6 +269,7 @@ async fn messages_that_were_put_aside_come_at_once_after_a_cut() {
         builder
             .vhost_via(&vhost, &proxy.address())
             .set("mailbox.max_bytes", "512KiB")
+            .set("limits.max_frame_size", "256KiB")
             .set("broker.reconnect_max", "500ms")
     })
     .await;
