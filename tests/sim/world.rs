@@ -181,7 +181,11 @@ impl World {
         let vhosts = Vhosts::new(
             Arc::new(SimBroker(Arc::clone(&broker))),
             &broker_config,
-            &FeedConfig::default(),
+            &FeedConfig {
+                // Or a seed would go other ways on a machine with more cores.
+                shards: 2,
+                ..FeedConfig::default()
+            },
             &JournalConfig::default(),
         );
         let settings = Settings::new(
