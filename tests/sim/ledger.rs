@@ -25,9 +25,11 @@ pub(crate) fn kind(exchange: &str) -> ExchangeKind {
 
 /// The id of the message with this body; none, if it is not one of the simulation's.
 pub(crate) fn id_of(body: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(body).ok()?.strip_prefix('m')?;
-    let end = text.find(' ').unwrap_or(text.len());
-    text[..end].parse().ok()
+    let digits = body
+        .strip_prefix(b"m")?
+        .split(|byte| *byte == b' ')
+        .next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// What bodies are padded with: a part of it that depends on the id, so that a body differs from others

@@ -6,6 +6,7 @@ mod subscription;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -176,8 +177,8 @@ impl Session {
         let mut client = Client::on(&self.world.house, self.wire.clone());
         let (world, mut phase) = (Arc::clone(&self.world), self.world.phase());
         self.connect();
-        let mut next = self.think();
-        let mut look = Instant::now() + LOOK;
+        let mut next = pin!(sleep_until(self.think()));
+        let mut look = pin!(sleep(LOOK));
         loop {
             let may_act = self.world.is_busy() && self.connected.is_some();
             tokio::select! {
@@ -186,14 +187,14 @@ impl Session {
                     Some(frame) => self.hear(&frame),
                     None => break,
                 },
-                () = sleep_until(next), if may_act => {
+                () = &mut next, if may_act => {
                     self.act();
                     self.check_discipline();
-                    next = self.think();
+                    next.as_mut().reset(self.think());
                 }
-                () = sleep_until(look), if self.connected.is_some() => {
+                () = &mut look, if self.connected.is_some() => {
                     self.check_discipline();
-                    look = Instant::now() + LOOK;
+                    look.as_mut().reset(Instant::now() + LOOK);
                 }
                 now = world.after(phase) => {
                     phase = now;

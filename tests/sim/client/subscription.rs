@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use stentor::hub::Overflow;
 use stomp_grammar::Frame;
 use tokio::time::Instant;
@@ -50,29 +51,30 @@ pub(super) enum Mode {
 
 /// What deltas are made to: of each destination, the last message's number and body.
 #[derive(Debug, Default)]
-pub(super) struct Bases(HashMap<String, (String, Vec<u8>)>);
+pub(super) struct Bases(HashMap<String, (String, Bytes)>);
 
 impl Bases {
     /// The body of a message, as it was sent.
-    pub(super) fn read(&mut self, frame: &Frame) -> Result<Vec<u8>, String> {
-        let destination = frame.header("destination").unwrap_or_default().to_owned();
-        let base = self.0.remove(&destination);
+    pub(super) fn read(&mut self, frame: &Frame) -> Result<Bytes, String> {
+        let destination = frame.header("destination").unwrap_or_default();
+        let base = self.0.remove(destination);
         let Some(told) = frame.header("x-delta") else {
-            return Ok(frame.body.to_vec());
+            return Ok(frame.body.clone());
         };
         let (number, body) = match told.split(' ').collect::<Vec<_>>()[..] {
-            ["whole", number] => (number, frame.body.to_vec()),
+            ["whole", number] => (number, frame.body.clone()),
             ["fossil", number, of] => {
                 let base = base.filter(|(number, _)| number == of);
                 let (_, base) =
                     base.ok_or_else(|| format!("a delta to {of}, which is not here"))?;
                 let body = fossil_delta::apply(&base, &frame.body);
-                (number, body.map_err(|error| format!("{error:?}"))?)
+                let body = body.map_err(|error| format!("{error:?}"))?;
+                (number, body.into())
             }
             _ => return Err(format!("x-delta:{told}")),
         };
         let kept = (number.to_owned(), body.clone());
-        self.0.insert(destination, kept);
+        self.0.insert(destination.to_owned(), kept);
         Ok(body)
     }
 }
