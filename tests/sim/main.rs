@@ -103,8 +103,10 @@ fn run_many(count: u64, plan: fn(u64) -> Plan, name: &str) {
     let first = number("STENTOR_FIRST").unwrap_or(1);
     let next = AtomicU64::new(first);
     let (operations, millis) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (sessions, banned) = (AtomicU64::new(0), AtomicU64::new(0));
     let failed = AtomicU64::new(u64::MAX);
     let began = std::time::Instant::now();
+    let (done, minutes) = (AtomicU64::new(0), AtomicU64::new(0));
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
     thread::scope(|scope| {
         for _ in 0..cores {
@@ -117,9 +119,16 @@ fn run_many(count: u64, plan: fn(u64) -> Plan, name: &str) {
                     let outcome = run(&plan(seed), false);
                     operations.fetch_add(outcome.operations, Ordering::Relaxed);
                     millis.fetch_add(outcome.millis, Ordering::Relaxed);
+                    sessions.fetch_add(outcome.sessions, Ordering::Relaxed);
+                    banned.fetch_add(outcome.banned, Ordering::Relaxed);
                     if let Some(violation) = outcome.violations.first() {
                         println!("seed {seed}: {violation}");
                         failed.fetch_min(seed, Ordering::Relaxed);
+                    }
+                    let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    let minute = began.elapsed().as_secs() / 60;
+                    if minutes.fetch_max(minute, Ordering::Relaxed) < minute {
+                        println!("{done} seeds from {first} on, in {minute} min");
                     }
                 }
             });
@@ -132,11 +141,17 @@ fn run_many(count: u64, plan: fn(u64) -> Plan, name: &str) {
          STENTOR_SEED={failed} cargo test --test sim {name} -- --exact --nocapture",
         failed - first + 1
     );
+    let (sessions, banned) = (sessions.into_inner(), banned.into_inner());
     println!(
-        "{count} seeds from {first} on, {} operations, {} simulated hours, in {:.1} s",
+        "{count} seeds from {first} on, {} operations, {sessions} sessions, {banned} of them banned, \
+         {} simulated hours, in {:.1} s",
         operations.into_inner(),
         millis.into_inner() / 3_600_000,
         began.elapsed().as_secs_f64()
+    );
+    assert!(
+        banned * 2 < sessions || count < 20,
+        "seeds have something better to do than to be refused"
     );
 }
 

@@ -96,6 +96,9 @@ impl Plan {
 pub(crate) struct Outcome {
     pub(crate) violations: Vec<String>,
     pub(crate) operations: u64,
+    pub(crate) sessions: u64,
+    /// Of those, the ones that bans refused or ended.
+    pub(crate) banned: u64,
     pub(crate) millis: u64,
     pub(crate) trace: String,
     /// Of all that happened.
@@ -127,6 +130,8 @@ pub(crate) struct World {
     presence: Arc<MemoryPresence>,
     phase: Told<Phase>,
     operations: AtomicU64,
+    sessions: AtomicU64,
+    banned: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -162,6 +167,8 @@ impl World {
         Outcome {
             violations: world.trace.violations(),
             operations,
+            sessions: world.sessions.load(Ordering::Relaxed),
+            banned: world.banned.load(Ordering::Relaxed),
             millis: world.trace.now(),
             trace: if is_traced {
                 world.trace.text()
@@ -222,7 +229,8 @@ impl World {
             settings,
         );
         Arc::new(Self {
-            users: (0..plan.clients.div_ceil(3))
+            // Few clients, too, have users among which one is not banned.
+            users: (0..plan.clients.div_ceil(3).max(3))
                 .map(|user| format!("user{user}"))
                 .collect(),
             house: House {
@@ -237,6 +245,8 @@ impl World {
             presence,
             phase: Told::new(Phase::Busy),
             operations: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+            banned: AtomicU64::new(0),
             state: Mutex::default(),
         })
     }
@@ -441,6 +451,12 @@ impl World {
 
     pub(crate) fn count(&self) {
         self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A session is over.
+    pub(crate) fn count_session(&self, was_banned: bool) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        self.banned.fetch_add(was_banned.into(), Ordering::Relaxed);
     }
 
     /// From now on things may fail.

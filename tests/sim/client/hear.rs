@@ -216,6 +216,7 @@ impl Session {
             return self.hear_withdrawn(frame);
         }
         let message = frame.header("message").unwrap_or_default();
+        self.is_banned = message == "banned";
         let is_own = self.bad.is_some_and(|(_, expected)| expected == message);
         if let (true, Some((bad, _))) = (is_own, self.bad) {
             let unanswered = self.due.iter().filter(|due| due.frame < bad);

@@ -33,8 +33,9 @@ pub(crate) async fn live(world: Arc<World>, number: u32) {
     let mut next_id = u64::from(number) * IDS;
     // Each is somewhere else, so that hardly anything happens in the same moment.
     let distance = draws.between(1, 40);
+    let mut longest = world.plan.think / 4;
     while world.is_busy() {
-        sleep(draws.millis(1, world.plan.think / 4)).await;
+        sleep(draws.millis(1, longest)).await;
         let user = if draws.percent(2) {
             crate::hook::STRANGER.to_owned()
         } else {
@@ -42,7 +43,13 @@ pub(crate) async fn live(world: Arc<World>, number: u32) {
         };
         let mut session = Session::new(Arc::clone(&world), number, user, draws, next_id, distance);
         session.run().await;
+        world.count_session(session.is_banned);
         (draws, next_id) = (session.draws, session.next_id);
+        // The answer is the same each time: most of a short life could go to such logins.
+        longest = match session.is_banned {
+            true => 2 * world.plan.think,
+            false => world.plan.think / 4,
+        };
     }
 }
 
@@ -79,6 +86,8 @@ struct Session {
     transaction: Option<Vec<u64>>,
     /// A frame that ends the session.
     bad: Option<(u64, &'static str)>,
+    /// It was ended by a ban, or refused for one.
+    is_banned: bool,
     /// Messages that the gateway said it dropped, and those that are missing.
     dropped: u64,
     missing: u64,
@@ -168,6 +177,7 @@ impl Session {
             held: Vec::new(),
             transaction: None,
             bad: None,
+            is_banned: false,
             dropped: 0,
             missing: 0,
         }
