@@ -27,10 +27,17 @@ pub unsafe extern "C" fn __sanitizer_cov_8bit_counters_init(begin: *mut u8, end:
 }
 
 /// What all inputs before have reached. One for each process: the counters are the process'.
+///
+/// A program has some hundred thousand edges, of which a target takes few: to look at all of them
+/// would take longer than many a target. So after each input only those words of counters are looked
+/// at that any input has reached; and now and then all of them.
 #[derive(Default)]
 pub struct Coverage {
     /// For each edge, a bit for each of eight magnitudes of how often it was taken.
     seen: Vec<u8>,
+    /// For each word, whether any input has reached it; and those that were, by number.
+    is_reached: Vec<bool>,
+    reached: Vec<usize>,
 }
 
 impl Coverage {
@@ -41,35 +48,52 @@ impl Coverage {
     }
 
     /// Whether the run since the last call took an edge that none before took, or took one far more
-    /// often. Sets the counters back.
+    /// often; in words that are known. Sets their counters back.
     pub fn is_new(&mut self) -> bool {
-        let (begin, length) = (
-            BEGIN.load(Ordering::Relaxed),
-            LENGTH.load(Ordering::Relaxed),
-        );
-        if begin.is_null() {
-            return false;
-        }
-        self.seen.resize(length.div_ceil(BLOCK) * BLOCK, 0);
-        // SAFETY: as the compiler promised; and only this thread runs targets.
-        let counters = unsafe { slice::from_raw_parts_mut(begin, length) };
-        let (blocks, rest) = counters.as_chunks_mut::<BLOCK>();
-        let (seen, _) = self.seen.as_chunks_mut::<BLOCK>();
-        let mut is_new = false;
-        for (counters, seen) in blocks.iter_mut().zip(seen.iter_mut()) {
-            // Most are passed here: the C library compares, whose code counts nothing.
-            if *counters != ZEROS {
-                is_new |= look(counters, seen);
+        let (words, rest) = counters().as_chunks_mut::<WORD>();
+        let (seen, seen_of_rest) = self.seen.as_chunks_mut::<WORD>();
+        let mut is_new = look(rest, seen_of_rest);
+        for number in &self.reached {
+            let word = &mut words[*number];
+            if u64::from_ne_bytes(*word) != 0 {
+                is_new |= look(word, &mut seen[*number]);
             }
         }
-        let last = seen.get_mut(blocks.len());
-        is_new | last.is_some_and(|seen| look(rest, seen))
+        is_new
+    }
+
+    /// Whether an input since the last call took edges of words that were not known: which input, is
+    /// seen when they are run again. Sets all counters back.
+    pub fn finds_more(&mut self) -> bool {
+        let counters = counters();
+        self.seen.resize(counters.len(), 0);
+        let (words, _) = counters.as_chunks_mut::<WORD>();
+        self.is_reached.resize(words.len(), false);
+        let known = self.reached.len();
+        for (number, (word, is_reached)) in words.iter_mut().zip(&mut self.is_reached).enumerate() {
+            if u64::from_ne_bytes(*word) != 0 {
+                *word = [0; WORD];
+                if !std::mem::replace(is_reached, true) {
+                    self.reached.push(number);
+                }
+            }
+        }
+        self.reached.len() > known
     }
 }
 
-/// So many counters are looked at in one go. It would take longer than many a target otherwise.
-const BLOCK: usize = 128;
-static ZEROS: [u8; BLOCK] = [0; BLOCK];
+/// So many counters are looked at in one go.
+const WORD: usize = size_of::<u64>();
+
+/// All of them; none, if nothing is counted.
+fn counters() -> &'static mut [u8] {
+    let begin = BEGIN.load(Ordering::Relaxed);
+    if begin.is_null() {
+        return &mut [];
+    }
+    // SAFETY: as the compiler promised; and only one thread runs targets.
+    unsafe { slice::from_raw_parts_mut(begin, LENGTH.load(Ordering::Relaxed)) }
+}
 
 /// Whether counters have something new. Sets them back.
 fn look(counters: &mut [u8], seen: &mut [u8]) -> bool {

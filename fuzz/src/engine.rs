@@ -9,8 +9,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{Target, coverage::Coverage, mutate::mutate};
 
-/// Between two looks at the clock.
-const LOOK: u64 = 1024;
+/// Between two looks at the clock, and for code that no input before had reached.
+const LOOK: usize = 1024;
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,58 +56,96 @@ pub fn run(
     mut tell: impl FnMut(&Progress),
     mut keep: impl FnMut(&[u8]),
 ) -> Result<Progress, Box<Crash>> {
+    let mut run = Run {
+        target,
+        coverage: Coverage::default(),
+        progress: Progress::default(),
+        inputs: corpus,
+    };
     let begun = Instant::now();
     let mut rng = StdRng::seed_from_u64(seed);
-    let (mut coverage, mut progress) = (Coverage::default(), Progress::default());
-    let broken = |input: &[u8], progress| {
-        let input = shortest(target, input);
-        Box::new(Crash { input, progress })
-    };
-    let mut inputs = corpus;
-    for input in &inputs {
-        progress.executions += 1;
-        if !holds(target, input) {
-            return Err(broken(input, progress));
+    for at in 0..run.inputs.len() {
+        let input = run.inputs[at].clone();
+        run.read(&input)?;
+    }
+    if run.coverage.finds_more() {
+        for input in &run.inputs {
+            holds(target, input);
+            run.coverage.is_new();
         }
-        coverage.is_new();
     }
-    if inputs.is_empty() {
-        inputs.push(Vec::new());
+    if run.inputs.is_empty() {
+        run.inputs.push(Vec::new());
     }
-    let (mut input, mut told) = (Vec::new(), Instant::now());
+    // Their memory is used again.
+    let mut batch = vec![Vec::new(); LOOK];
+    let mut told = Instant::now();
     loop {
-        let is_over = match until {
-            Until::Executions(most) => progress.executions >= most,
-            Until::Elapsed(most) => {
-                progress.executions.is_multiple_of(LOOK) && begun.elapsed() >= most
-            }
+        let progress = &mut run.progress;
+        progress.elapsed = begun.elapsed();
+        progress.corpus = run.inputs.len();
+        let left = match until {
+            Until::Executions(most) => most.saturating_sub(progress.executions),
+            Until::Elapsed(most) if progress.elapsed >= most => 0,
+            Until::Elapsed(_) => u64::MAX,
         };
-        if is_over || progress.executions.is_multiple_of(LOOK) {
-            progress.elapsed = begun.elapsed();
-            progress.corpus = inputs.len();
-            if told.elapsed() >= Duration::from_secs(1) || is_over {
-                progress.edges = coverage.edges();
-                tell(&progress);
-                told = Instant::now();
-            }
-            if is_over {
-                return Ok(progress);
+        if told.elapsed() >= Duration::from_secs(1) || left == 0 {
+            progress.edges = run.coverage.edges();
+            tell(progress);
+            told = Instant::now();
+        }
+        if left == 0 {
+            return Ok(run.progress);
+        }
+        let count = usize::try_from(left).unwrap_or(LOOK).min(LOOK);
+        for input in &mut batch[..count] {
+            run.make(input, &mut rng);
+            run.read(input)?;
+            run.keep(input, &mut keep);
+        }
+        if run.coverage.finds_more() {
+            for input in &batch[..count] {
+                holds(target, input);
+                run.keep(input, &mut keep);
             }
         }
+    }
+}
+
+struct Run<'a> {
+    target: &'a Target,
+    coverage: Coverage,
+    progress: Progress,
+    inputs: Vec<Vec<u8>>,
+}
+
+impl Run<'_> {
+    /// Makes an input of others.
+    fn make(&self, input: &mut Vec<u8>, rng: &mut StdRng) {
         input.clear();
         // New ones more often than old ones.
-        let count = inputs.len();
+        let count = self.inputs.len();
         let at = rng.random_range(0..count).max(rng.random_range(0..count));
-        input.extend_from_slice(&inputs[at]);
+        input.extend_from_slice(&self.inputs[at]);
         let other = rng.random_range(0..count);
-        mutate(&mut input, &inputs[other], target.words, &mut rng);
-        progress.executions += 1;
-        if !holds(target, &input) {
-            return Err(broken(&input, progress));
+        mutate(input, &self.inputs[other], self.target.words, rng);
+    }
+
+    fn read(&mut self, input: &[u8]) -> Result<(), Box<Crash>> {
+        self.progress.executions += 1;
+        if holds(self.target, input) {
+            return Ok(());
         }
-        if coverage.is_new() {
-            keep(&input);
-            inputs.push(input.clone());
+        let input = shortest(self.target, input);
+        let progress = self.progress;
+        Err(Box::new(Crash { input, progress }))
+    }
+
+    /// Keeps the input that was read, if it took a new way.
+    fn keep(&mut self, input: &[u8], keep: &mut impl FnMut(&[u8])) {
+        if self.coverage.is_new() {
+            keep(input);
+            self.inputs.push(input.to_vec());
         }
     }
 }

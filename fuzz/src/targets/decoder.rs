@@ -69,7 +69,8 @@ fn run(input: &[u8]) {
     });
     assert_eq!(whole, decode(version, limits, pieces), "cut by {cuts:?}");
     if stream.len() <= 48 {
-        for at in 0..=stream.len() {
+        // At each place it would take nearly all of the time, for inputs that have much in common.
+        for at in (cuts[1] - 1..=stream.len()).step_by(cuts[0]) {
             let (first, second) = stream.split_at(at);
             let cut = decode(version, limits, [first, second].into_iter());
             assert_eq!(whole, cut, "cut at {at}");

@@ -28,7 +28,7 @@ pub fn all() -> Vec<Target> {
 }
 
 /// How often the STOMP decoder has read a stream, for the target of that name: whole, in pieces, and
-/// cut at each place.
+/// cut at several places.
 #[must_use]
 pub fn streams() -> u64 {
     decoder::STREAMS.load(Ordering::Relaxed)
