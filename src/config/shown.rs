@@ -62,7 +62,7 @@ fn without_passwords(text: &str) -> String {
         return text.to_owned();
     }
     let urls = urls(text);
-    // What stands behind a query may be a part of it, however it looks.
+    // A text behind a query may be a part of it, however it looks.
     let mut others = urls.iter().rev().skip(1);
     let is_clear = !others.any(|url| url.contains(['?', '#']));
     let each: Result<Vec<_>, _> = urls.iter().map(|url| without_password(url)).collect();

@@ -18,7 +18,7 @@ use crate::{
     telemetry::{self, ConnectionInfo},
 };
 
-// What a token may name, presence can show.
+// Presence can show each id that a token may name.
 const _: () = assert!(DeviceId::MAX == Device::MAX_ID);
 
 /// Has the hook confirm a client's identity, then its right to enter the virtual host: links are

@@ -15,7 +15,7 @@ pub(super) struct Rights {
     noted: Mutex<Noted>,
 }
 
-/// What the session's subscriptions needed.
+/// The rights that the session's subscriptions needed.
 #[derive(Default)]
 struct Noted {
     subscriptions: Subscriptions,

@@ -26,7 +26,7 @@ pub(super) enum Route {
     Dedicated(Box<Dedicated>),
 }
 
-/// What few shared subscriptions have.
+/// The parts that few shared subscriptions have.
 pub(super) struct Rare {
     /// Its client acknowledges.
     kept: Option<Kept>,

@@ -258,7 +258,7 @@ impl ControlLink {
             expires: SystemTime::now().checked_add(LOOK_LIFE),
         };
         self.send(&note).await?;
-        // Whoever answers all the same is waited for the next time.
+        // A node that answers all the same is waited for the next time.
         if is_alone {
             return Ok(views);
         }
@@ -524,7 +524,7 @@ async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, loo
     } else {
         &link.0.showing
     };
-    // Whoever asks waits so long for the answer, and not longer.
+    // The node that asks waits so long for the answer, and not longer.
     let Ok(Ok(_turn)) = timeout(PATIENCE, turns.acquire()).await else {
         return;
     };

@@ -21,7 +21,7 @@ use crate::{
 
 const EXCHANGE: &str = "control";
 
-/// Whoever listens to the exchange.
+/// The listeners at the exchange.
 type Listeners = Arc<Mutex<Vec<(FeedId, Arc<dyn FeedSink>)>>>;
 
 /// A node's link to the exchange.

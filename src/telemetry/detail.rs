@@ -25,7 +25,7 @@ pub fn queue_left(feed: &dyn Display, error: &dyn Display) {
     debug!(target: "stentor::broker::amqp::feed", %feed, %error, "left a queue to expire");
 }
 
-/// Nobody has used a feed for some minutes: the next subscriber gets a new one.
+/// A feed had no user for some minutes: the next subscriber gets a new one.
 pub fn feed_given_up(feed: &dyn Display) {
     debug!(target: "stentor::hub", %feed, "unused feed given up");
 }

@@ -8,6 +8,7 @@ use futures_util::{TryStreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Feed;
+use crate::background;
 
 /// Bindings asked for at a time.
 const AT_ONCE: usize = 64;
@@ -37,7 +38,7 @@ impl Feed {
                 })
                 .await;
         };
-        let checking = AbortOnDropHandle::new(tokio::spawn(checking));
+        let checking = AbortOnDropHandle::new(background::spawn(checking));
         *self.checking.lock() = Some(checking);
     }
 }

@@ -27,9 +27,9 @@ pub(super) enum Stage {
     /// Somebody has used it since it was looked at last.
     #[default]
     Used,
-    /// Nobody used it when it was looked at last.
+    /// It had no user when it was looked at last.
     Unused,
-    /// Whoever wants to use it needs another one of that name.
+    /// It is used no more: the next user needs another one of that name.
     GivenUp,
 }
 

@@ -376,7 +376,7 @@ async fn after_the_end_nothing_is_accepted_unseen() {
     }
     queue.sink.end();
     assert_eq!(mailbox.bytes(), 0);
-    // What its consumer still delivers is given back with the rest.
+    // Its consumer gives back what it still delivers, with the rest.
     queue.ready.insert(9);
     queue.send();
     assert!(take(&mailbox).is_none());

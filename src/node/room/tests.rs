@@ -285,7 +285,7 @@ fn other_shares_hold_for_claims_that_wait() {
     assert!(state.users.is_empty() && state.waiting.is_empty());
 }
 
-/// Who keeps room for too long is ended only for those whom it keeps waiting.
+/// A client that keeps room for too long is ended only for those whom it keeps waiting.
 #[test]
 fn one_is_in_the_way_of_those_who_wait_for_what_it_has() {
     let room = room();

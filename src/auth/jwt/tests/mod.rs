@@ -76,7 +76,7 @@ impl Ed {
     }
 
     fn pem(&self) -> String {
-        // What RFC 8410 has before the key.
+        // RFC 8410 has this before the key.
         let mut der = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00".to_vec();
         der.extend_from_slice(self.0.public_key().as_ref());
         let der = STANDARD.encode(der);

@@ -744,7 +744,7 @@ async fn a_broker_whose_clock_is_behind_hides_nothing() {
     assert_eq!(read_on(&client).await, numbers(1..3));
 }
 
-/// What this node has read itself it finds by its own clock, whatever the broker's says.
+/// This node finds by its own clock what it has read itself, whatever the broker's says.
 #[tokio::test(start_paused = true)]
 async fn what_was_read_here_is_found_by_this_node_s_clock() {
     let scene = scene(100);

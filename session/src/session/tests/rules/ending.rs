@@ -203,7 +203,7 @@ fn rule_19_disconnect_is_answered_after_the_broker_has_heard_of_acknowledgements
         }
         assert_eq!(peer.closed, None);
     }
-    // Nobody waits for an answer.
+    // No caller waits for an answer.
     let mut peer = Peer::connected("1.2");
     let subscription = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/a");
     let (_, message) = peer.deliver(subscription, 1);
