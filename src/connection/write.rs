@@ -43,7 +43,10 @@ pub(super) struct Writer {
 }
 
 struct Blocked {
+    /// When the link took the last of it.
     since: Instant,
+    /// The bytes that it still had to write when it was last looked at, with those handed to it since.
+    left: usize,
     under_way: UnderWay,
 }
 
@@ -78,7 +81,17 @@ impl Writer {
         if frame.len() > 1 {
             self.frames = self.frames.wrapping_add(1);
         }
-        link.send(Outbound::whole(frame));
+        self.hand_over(Outbound::whole(frame), link);
+    }
+
+    fn hand_over(&mut self, frame: Outbound<'_>, link: &mut impl Link) {
+        let Some(blocked) = &mut self.blocked else {
+            link.send(frame);
+            return;
+        };
+        let before = link.pending();
+        link.send(frame);
+        blocked.left += link.pending().saturating_sub(before);
     }
 
     /// Takes some messages out of the mailbox, and flushes the link once for all of them. Ready if
@@ -95,6 +108,7 @@ impl Writer {
         let mut is_empty = false;
         let mut turn = Turn::default();
         if let Some(blocked) = &mut self.blocked {
+            blocked.look_at(link.pending());
             turn.under_way = std::mem::take(&mut blocked.under_way);
         }
         let left = self.write_again(&mut turn, link, session, context);
@@ -129,8 +143,10 @@ impl Writer {
                 Err(problem) => return Poll::Ready(Err(Stop::Problem(problem))),
             }
         }
+        // The link may have written the rest by itself, and it is the flush that finds that out.
+        let is_unwritten = link.pending() > 0 || self.blocked.is_some();
         let was_just_blocked =
-            link.pending() > 0 && self.flush(turn.under_way, link, operations, context, task)?;
+            is_unwritten && self.flush(turn.under_way, link, operations, context, task)?;
         // A mailbox that did not report that it is empty wakes nobody when it gets more.
         let rests = is_empty || is_congested(link);
         if rests && !was_just_blocked && !is_timed {
@@ -182,18 +198,19 @@ impl Writer {
         self.frames = self.frames.wrapping_add(1);
         self.messages = self.messages.wrapping_add(1);
         tapped::goes(context, (head, &tail.bytes), session.version());
-        link.send(Outbound {
+        let frame = Outbound {
             head,
             tail: &tail.bytes,
             is_text: tail.is_text,
-        });
+        };
+        self.hand_over(frame, link);
     }
 
     /// Writes all that the link takes. Returns true if the link is full only since now, so that the
     /// timer has to be set.
     fn flush<L: Link>(
         &mut self,
-        mut under_way: UnderWay,
+        under_way: UnderWay,
         link: &mut L,
         operations: &mut Operations,
         context: &Context,
@@ -216,19 +233,16 @@ impl Writer {
                 if pending >= CONGESTED && mailbox.stuck(pending, task) {
                     return Err(Stop::Cut);
                 }
-                under_way.written(before.saturating_sub(pending));
                 let was_blocked = self.blocked.is_some();
                 let blocked = self.blocked.get_or_insert_with(|| {
                     Box::new(Blocked {
                         since: Instant::now(),
+                        left: before,
                         under_way: UnderWay::default(),
                     })
                 });
-                // A client that reads slowly is the mailbox's to judge: it does read.
-                if was_blocked && pending < before {
-                    blocked.since = Instant::now();
-                }
                 blocked.under_way = under_way;
+                blocked.look_at(pending);
                 Ok(!was_blocked)
             }
         }
@@ -327,6 +341,20 @@ impl Writer {
     /// True if the client has taken none of the waiting bytes for too long.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         self.deadline(patience).is_some_and(|due| now >= due)
+    }
+}
+
+impl Blocked {
+    /// So many bytes are pending now. They become fewer outside of a flush, too: a response of SockJS
+    /// takes what there is, and a pong that is flushed takes along what waits before it.
+    fn look_at(&mut self, pending: usize) {
+        let written = self.left.saturating_sub(pending);
+        self.left = pending;
+        if written > 0 {
+            // A client that reads slowly is the mailbox's to judge: it does read.
+            self.since = Instant::now();
+            self.under_way.written(written);
+        }
     }
 }
 

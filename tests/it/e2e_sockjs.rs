@@ -274,6 +274,34 @@ async fn heart_beats_of_sockjs_where_stomp_has_none() {
     }
 }
 
+/// A client that reads everything stays, however short the patience with those that do not.
+#[tokio::test]
+async fn a_session_outlives_the_time_limit_of_writing() {
+    let place = Place::open(|builder| {
+        builder
+            .set("sockjs.heartbeat", "1s")
+            .set("limits.write_timeout", "1s")
+    })
+    .await;
+    for transport in IN_NODE {
+        let mut client = Remote::node("stompjs-old.mjs");
+        client.order(&place.connect(transport, &json!({})));
+        client.expect("connected").await;
+        client.order(&subscribe(DESTINATION, json!({ "receipt": "subscribed" })));
+        client.expect("receipt").await;
+        for _ in 0..4 {
+            client.expect("sockjs-heartbeat").await;
+        }
+        publish(
+            &mut place.backend().await,
+            DESTINATION,
+            &["still here".into()],
+        )
+        .await;
+        assert_eq!(client.expect("message").await["body"], "still here");
+    }
+}
+
 /// Nobody says good-bye when a page is left: a socket closes, and a poll does not come again.
 #[tokio::test]
 async fn a_page_that_is_left_is_gone() {

@@ -75,6 +75,58 @@ async fn an_error_waits_only_so_long_for_who_does_not_read() {
     assert!(start.elapsed() < Duration::from_secs(11));
 }
 
+/// In SockJS over HTTP no flush writes anything: responses take what there is. The client that fetches
+/// everything at once is not one that does not read, however long it stays.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_fetches_what_waits_is_not_cut() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.wire.be_fetched();
+    client.send("SUBSCRIBE\nid:1\ndestination:/queue/a\nreceipt:s\n\n\0");
+    settle().await;
+    client.wire.fetch();
+    client.expect_receipt("s").await;
+    for second in 0..100 {
+        let body = format!("second {second}");
+        // More than may be under way unaccepted (`auto_prefetch`), in all.
+        for _ in 0..5 {
+            house.publish("", "a", &body);
+        }
+        settle().await;
+        client.wire.fetch();
+        for _ in 0..5 {
+            client.expect_message(&body).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!client.task.is_finished());
+    // And one that is gone without a word has an end.
+    house.publish("", "a", "the last");
+    let start = Instant::now();
+    client.expect_end().await;
+    let patience = start.elapsed().as_secs();
+    assert!((30..=36).contains(&patience), "{patience} s");
+}
+
+/// The same where something waits at each turn, so that no flush finds everything written.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_fetches_is_not_cut_while_always_more_waits() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.be_fetched();
+    house.publish("amq.topic", "a", "0");
+    settle().await;
+    for second in 0..100 {
+        // The next is there before the connection hears that the last one was fetched.
+        house.publish("amq.topic", "a", &(second + 1).to_string());
+        client.wire.fetch();
+        client.expect_message(&second.to_string()).await;
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!client.task.is_finished());
+}
+
 /// It reads, but slower than messages come: then the mailbox's policy decides.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_is_not_cut() {

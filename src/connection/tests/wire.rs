@@ -29,6 +29,8 @@ struct State {
     begun: usize,
     /// Bytes that the client is ready to take.
     room: usize,
+    /// A flush writes nothing: the client comes for it, as in SockJS over HTTP.
+    is_fetched: bool,
     out: VecDeque<Vec<u8>>,
     is_broken: bool,
     close: Option<CloseCode>,
@@ -45,6 +47,22 @@ struct State {
     was_answered: bool,
 }
 
+impl State {
+    /// The client takes so many of the bytes that wait.
+    fn write(&mut self, most: usize) {
+        let count = most.min(self.pending);
+        self.pending -= count;
+        self.begun += count;
+        while let Some(length) = self.taken.front().map(Vec::len)
+            && length <= self.begun
+        {
+            self.begun -= length;
+            let frame = self.taken.pop_front().unwrap();
+            self.out.push_back(frame);
+        }
+    }
+}
+
 pub(super) struct FakeLink(pub(super) Wire);
 
 impl Wire {
@@ -57,6 +75,7 @@ impl Wire {
             pending: 0,
             begun: 0,
             room: usize::MAX,
+            is_fetched: false,
             out: VecDeque::new(),
             is_broken: false,
             close: None,
@@ -106,6 +125,16 @@ impl Wire {
     /// The client takes only so many more bytes.
     pub(super) fn set_room(&self, room: usize) {
         self.change(|state| state.room = room);
+    }
+
+    /// From now on the client gets nothing but what it fetches.
+    pub(super) fn be_fetched(&self) {
+        self.change(|state| state.is_fetched = true);
+    }
+
+    /// The client fetches all there is.
+    pub(super) fn fetch(&self) {
+        self.change(|state| state.write(usize::MAX));
     }
 
     pub(super) fn be_deaf(&self) {
@@ -231,19 +260,11 @@ impl Link for FakeLink {
             let error = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
             return Poll::Ready(Err(error.into()));
         }
-        let count = state.room.min(state.pending);
+        let room = if state.is_fetched { 0 } else { state.room };
         if state.room != usize::MAX {
-            state.room -= count;
+            state.room -= room.min(state.pending);
         }
-        state.pending -= count;
-        state.begun += count;
-        while let Some(length) = state.taken.front().map(Vec::len)
-            && length <= state.begun
-        {
-            state.begun -= length;
-            let frame = state.taken.pop_front().unwrap();
-            state.out.push_back(frame);
-        }
+        state.write(room);
         let is_done = state.pending == 0;
         if !is_done {
             state.writer = Some(context.waker().clone());
