@@ -61,8 +61,8 @@ pub trait Channel: Send + Unpin + 'static {
         false
     }
 
-    /// Whether parts of a message came since the last call. The client lives, though no whole
-    /// message of it was received.
+    /// Whether parts of a message came since the last call, or one waits for room to be read. The
+    /// client lives, though no whole message of it was received.
     fn was_heard(&mut self) -> bool {
         false
     }

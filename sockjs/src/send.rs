@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
-    Budget, Claim, Refusal,
+    Claim, Refusal,
     protocol::{frame::Undecodable, path::parameter},
     session::SharedSession,
 };
@@ -82,7 +82,7 @@ where
         most,
         patience,
         received,
-        budget: session.budget(),
+        session,
     };
     let (body, claim) = tokio::select! {
         biased;
@@ -107,7 +107,7 @@ struct Reading<'a> {
     most: usize,
     patience: Duration,
     received: fn(usize),
-    budget: Option<&'a Arc<dyn Budget>>,
+    session: &'a SharedSession,
 }
 
 impl Reading<'_> {
@@ -131,7 +131,9 @@ impl Reading<'_> {
                 return Err(SendError::TooLarge(self.most));
             }
             (self.received)(part.len());
-            if let Some(budget) = self.budget.filter(|budget| needed > budget.free()) {
+            self.session.hear();
+            let budget = self.session.budget();
+            if let Some(budget) = budget.filter(|budget| needed > budget.free()) {
                 let claim = claim.get_or_insert_with(|| Arc::clone(budget).claim());
                 self.grow(claim.as_mut(), needed, announced).await?;
             }
@@ -153,6 +155,7 @@ impl Reading<'_> {
         let size = announced.unwrap_or(needed.saturating_mul(2));
         let size = size.clamp(needed, self.most.max(needed));
         let missing = size.saturating_sub(claim.bytes());
+        let _held = self.session.hold();
         let growing = poll_fn(|context| claim.poll_grow(missing, context));
         let grown = timeout(self.patience, growing).await;
         grown.map_err(|_| SendError::TooSlow)

@@ -123,6 +123,17 @@ impl SharedSession {
         self.ends.lock().state.has_receiver()
     }
 
+    /// A part of a request came.
+    pub(crate) fn hear(&self) {
+        self.ends.lock().state.hear();
+    }
+
+    /// A request is not read for as long as this lives.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        self.ends.lock().state.hold(true);
+        Held(self)
+    }
+
     /// Waits for the turn to send. `None`: the session is over.
     pub(crate) async fn turn(&self) -> Option<Turn<'_>> {
         tokio::select! {
@@ -194,6 +205,16 @@ impl Ends {
         if let Some(waker) = self.receiver.take() {
             waker.wake();
         }
+    }
+}
+
+/// A request that waits for room.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(&'a SharedSession);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.ends.lock().state.hold(false);
     }
 }
 
@@ -499,6 +520,105 @@ mod tests {
         let payload = format!("[\"{text}\"]");
         let turn = shared.turn().await.expect("it is open");
         turn.send(payload.as_bytes(), None).await
+    }
+
+    /// A body of which a part comes every four seconds.
+    struct Slow {
+        parts: Vec<&'static str>,
+        timer: Pin<Box<Sleep>>,
+    }
+
+    const SLOW: Duration = Duration::from_secs(4);
+
+    impl Slow {
+        fn new(mut parts: Vec<&'static str>) -> Self {
+            parts.reverse();
+            let timer = Box::pin(time::sleep(SLOW));
+            Self { parts, timer }
+        }
+    }
+
+    impl hyper::body::Body for Slow {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<hyper::body::Frame<Bytes>>>> {
+            std::task::ready!(self.timer.as_mut().poll(context));
+            self.timer = Box::pin(time::sleep(SLOW));
+            let part = self.parts.pop().map(str::as_bytes);
+            Poll::Ready(part.map(|part| Ok(hyper::body::Frame::data(Bytes::from_static(part)))))
+        }
+    }
+
+    /// Whether the client was heard in each of so many times of five seconds, while it sends.
+    async fn heard_while_sending(
+        (shared, session): (&Arc<SharedSession>, &mut HttpSession),
+        body: Slow,
+        times: usize,
+    ) -> Vec<bool> {
+        let sending = crate::send::send(shared, body, false, LONG, |_| ());
+        let mut sending = std::pin::pin!(sending);
+        let mut heard = Vec::new();
+        for _ in 0..times {
+            let more = timeout(Duration::from_secs(5), sending.as_mut()).await;
+            assert!(more.is_err(), "{more:?}");
+            heard.push(session.was_heard());
+        }
+        heard
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_in_the_middle_of_a_long_request_is_heard() {
+        let (shared, mut session) = open(10);
+        let body = Slow::new([vec!["[\""], vec!["x"; 20]].concat());
+        let heard = heard_while_sending((&shared, &mut session), body, 6).await;
+        assert_eq!(heard, [true; 6]);
+        assert!(!session.was_heard());
+    }
+
+    /// A budget without room.
+    #[derive(Debug)]
+    struct Full;
+
+    struct FullClaim;
+
+    impl Budget for Full {
+        fn free(&self) -> usize {
+            1
+        }
+
+        fn claim(self: Arc<Self>) -> Box<dyn Claim> {
+            Box::new(FullClaim)
+        }
+    }
+
+    impl Claim for FullClaim {
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        fn poll_grow(&mut self, _: usize, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
+
+        fn attach(&mut self, message: Bytes) -> Bytes {
+            message
+        }
+    }
+
+    /// It sends, and is not read.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_for_room_is_not_silent() {
+        let (shared, mut session) = open(10);
+        session.set_budget(&|| Some(Arc::new(Full)));
+        let body = Slow::new(vec!["[\"large"]);
+        let heard = heard_while_sending((&shared, &mut session), body, 6).await;
+        assert_eq!(heard, [true; 6]);
+        // The request is gone.
+        assert!(!session.was_heard());
     }
 
     async fn heard(session: &mut HttpSession) -> Bytes {

@@ -26,6 +26,8 @@ pub(crate) struct SessionState {
     /// Bytes in `inbox`, with the cost of keeping them.
     waiting: usize,
     was_heard: bool,
+    /// Whether a request of the client is not read, for there is no room for it.
+    is_held: bool,
     /// Whether the client is gone, or counts as gone.
     is_gone: bool,
 }
@@ -86,6 +88,7 @@ impl SessionState {
             inbox: VecDeque::new(),
             waiting: 0,
             was_heard: false,
+            is_held: false,
             is_gone: false,
         }
     }
@@ -202,7 +205,7 @@ impl SessionState {
         if self.is_closed() {
             return;
         }
-        self.was_heard = true;
+        self.hear();
         for message in messages {
             self.waiting = self.waiting.saturating_add(cost(&message));
             self.inbox.push_back(message);
@@ -224,8 +227,18 @@ impl SessionState {
         }
     }
 
+    /// A part of a request came: the client lives, though no message is whole.
+    pub(crate) fn hear(&mut self) {
+        self.was_heard = true;
+    }
+
+    /// A request waits for room, or no longer: meanwhile its client cannot be heard.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
     pub(crate) fn was_heard(&mut self) -> bool {
-        std::mem::take(&mut self.was_heard)
+        std::mem::take(&mut self.was_heard) || self.is_held
     }
 
     /// When the client counts as gone, if no request receives until then.
