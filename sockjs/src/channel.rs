@@ -26,7 +26,8 @@ use crate::Budget;
 /// memory of all clients together. Others can leave them alone.
 pub trait Channel: Send + Unpin + 'static {
     /// The next message of the client; `None`: it closed in good order. A message without bytes may
-    /// also be the answer to a ping: see [`Channel::was_answered`].
+    /// also be the answer to a ping, or bytes without a message: see [`Channel::was_answered`] and
+    /// [`Channel::bytes_read`].
     ///
     /// # Errors
     /// Nothing more comes.
@@ -65,6 +66,14 @@ pub trait Channel: Send + Unpin + 'static {
     /// client lives, though no whole message of it was received.
     fn was_heard(&mut self) -> bool {
         false
+    }
+
+    /// How many bytes were read since the last call, with those that are no message: of pings, of
+    /// the transport's own frames, and of a message that is not whole. A channel that counts them
+    /// may stop to read at some number until it is asked: then [`Channel::poll_receive`] is ready
+    /// with a message without bytes. `None`: it does not count, as those of this crate do not.
+    fn bytes_read(&mut self) -> Option<usize> {
+        None
     }
 
     /// Bytes of a message that is not whole yet, or was not received yet. A channel may stop to

@@ -108,13 +108,11 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
                 other => return other,
             };
             // An empty payload has no message, and is no fault.
-            if payload.is_empty() {
-                if self.socket.has_answer() {
-                    return Poll::Ready(Ok(Some(payload)));
-                }
-                continue;
-            }
-            match self.seam.read(&payload, self.max_message_size) {
+            let messages = match payload.is_empty() {
+                true => Ok(Vec::new()),
+                false => self.seam.read(&payload, self.max_message_size),
+            };
+            match messages {
                 Ok(messages) => self.inbox = messages.into(),
                 Err(Undecodable::TooLong { .. }) => {
                     return Poll::Ready(Err(self.too_long()));
@@ -124,6 +122,9 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
                     let fault = ChannelError::Violation(fault.to_string().into());
                     return Poll::Ready(Err(fault));
                 }
+            }
+            if self.inbox.is_empty() && self.socket.has_news() {
+                return Poll::Ready(Ok(Some(Bytes::new())));
             }
         }
     }
@@ -168,6 +169,10 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
         self.socket.was_heard()
     }
 
+    fn bytes_read(&mut self) -> Option<usize> {
+        self.socket.bytes_read()
+    }
+
     fn unfinished(&self) -> Unfinished {
         let waiting = self.inbox.iter().map(Bytes::len);
         let waiting = waiting.fold(0, usize::saturating_add);
@@ -192,5 +197,95 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
 
     fn was_answered(&mut self) -> bool {
         self.socket.was_answered()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::upgrade::Upgraded;
+
+    use super::*;
+
+    const NEWS: usize = 100;
+    const HEAD: usize = 6;
+
+    /// A socket that these payloads come from; it counts bytes, and has news of many.
+    #[derive(Default)]
+    struct Fake {
+        payloads: VecDeque<&'static str>,
+        read: usize,
+        unfinished: Unfinished,
+    }
+
+    impl Channel for Fake {
+        fn poll_receive(
+            &mut self,
+            _: &mut Context<'_>,
+        ) -> Poll<Result<Option<Bytes>, ChannelError>> {
+            let Some(payload) = self.payloads.pop_front() else {
+                return Poll::Pending;
+            };
+            self.read += HEAD + payload.len();
+            Poll::Ready(Ok(Some(Bytes::from_static(payload.as_bytes()))))
+        }
+
+        fn send(&mut self, _: Payload<'_>) {}
+
+        fn pending(&self) -> usize {
+            0
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(&mut self, _: &mut Context<'_>, _: u16, _: &str) -> Poll<()> {
+            Poll::Ready(())
+        }
+
+        fn set_max_message_size(&mut self, _: usize) {}
+
+        fn bytes_read(&mut self) -> Option<usize> {
+            Some(std::mem::take(&mut self.read))
+        }
+
+        fn unfinished(&self) -> Unfinished {
+            self.unfinished
+        }
+    }
+
+    impl WebSocket for Fake {
+        fn from_upgraded(_: Upgraded, _: usize) -> Option<Self> {
+            None
+        }
+
+        fn send_text(&mut self, _: &str) {}
+
+        fn has_news(&self) -> bool {
+            self.read >= NEWS
+        }
+    }
+
+    /// They cost time, too.
+    #[tokio::test]
+    async fn payloads_without_messages_are_told() {
+        let socket = Fake {
+            payloads: ["", "[]"].repeat(500).into(),
+            ..Fake::default()
+        };
+        let mut socket = FramedSocket::new(socket, 1024, Duration::from_secs(25));
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let (mut times, mut bytes) = (0, 0);
+        while let Poll::Ready(told) = socket.poll_receive(&mut context) {
+            assert_eq!(told.unwrap().unwrap(), "");
+            (times, bytes) = (times + 1, bytes + socket.bytes_read().unwrap());
+        }
+        let all = 1_000 * HEAD + 1_000;
+        assert_eq!(bytes + socket.bytes_read().unwrap(), all);
+        assert!(times >= all / (2 * NEWS), "{times}");
+        // A few of them are nothing.
+        socket.socket.payloads = ["", "[]", "[\"x\"]"].into();
+        let next = socket.poll_receive(&mut context).map(Result::unwrap);
+        assert_eq!(next, Poll::Ready(Some("x".into())));
     }
 }

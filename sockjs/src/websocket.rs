@@ -30,8 +30,10 @@ pub trait WebSocket: Channel + Sized {
     /// Takes one text message, whatever kind the client sends.
     fn send_text(&mut self, text: &str);
 
-    /// Whether the client has answered a ping that [`Channel::was_answered`] has not reported yet.
-    fn has_answer(&self) -> bool;
+    /// Whether the application is to hear of what came, though it is no message: the answer to a ping
+    /// that [`Channel::was_answered`] has not reported yet, or bytes that [`Channel::bytes_read`] has
+    /// not.
+    fn has_news(&self) -> bool;
 }
 
 /// Bytes that are read at a time.
@@ -101,7 +103,7 @@ impl WebSocket for HyperSocket {
         self.put(Message::text(text));
     }
 
-    fn has_answer(&self) -> bool {
+    fn has_news(&self) -> bool {
         self.asking == Asking::Answered
     }
 }
@@ -282,7 +284,7 @@ impl Channel for HyperSocket {
     }
 
     fn was_answered(&mut self) -> bool {
-        let was_answered = self.has_answer();
+        let was_answered = self.asking == Asking::Answered;
         if was_answered {
             self.asking = Asking::Idle;
         }

@@ -22,7 +22,8 @@ pub const FREE: usize = 16 * 1024;
 /// out it is told where a frame ends, since some transports have messages.
 pub trait Link: Send + Unpin + 'static {
     /// The next bytes from the client; `None` if it closed in good order; empty if it answered a
-    /// ping, see [`Link::was_answered`].
+    /// ping, see [`Link::was_answered`], or sent bytes that are none of a frame, or not yet, see
+    /// [`Link::bytes_read`].
     ///
     /// # Errors
     /// The connection is over.
@@ -33,6 +34,14 @@ pub trait Link: Send + Unpin + 'static {
     /// of the transport. The client lives, though no whole message came.
     fn was_heard(&mut self) -> bool {
         false
+    }
+
+    /// How many bytes were read since the last call, with those that are not handed over: of pings,
+    /// heads, and messages that are not whole. They cost time, so they are counted as they come: a
+    /// link stops to read at some number of them, and [`Link::poll_receive`] is ready with nothing.
+    /// `None`: it hands over all that comes.
+    fn bytes_read(&mut self) -> Option<usize> {
+        None
     }
 
     /// The received part of a message that is not whole, or was not handed over yet. A link does

@@ -334,7 +334,8 @@ impl<L: Link> Connection<L> {
     }
 
     fn handle_received(&mut self, now: Instant, bytes: Bytes) {
-        let counted = self.reader.receive(bytes, &self.context);
+        let count = self.link.bytes_read().unwrap_or(bytes.len());
+        let counted = self.reader.receive(bytes, count, &self.context);
         let now = now.into_std();
         self.session.handle_activity(now);
         // The session knows all bytes until now; only later ones are news to the timer.

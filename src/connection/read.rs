@@ -65,13 +65,17 @@ impl Reader {
         self.decoder.set_limits(limits);
     }
 
-    /// These bytes came; all that came before is decoded.
+    /// These bytes came, and `count` with the transport's own; all that came before is decoded.
     ///
     /// # Errors
     /// The client is too fast, and has to go.
-    pub(super) fn receive(&mut self, bytes: Bytes, context: &Context) -> Result<(), Problem> {
+    pub(super) fn receive(
+        &mut self,
+        bytes: Bytes,
+        count: usize,
+        context: &Context,
+    ) -> Result<(), Problem> {
         self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let count = bytes.len();
         self.input = bytes;
         if count == 0 {
             return Ok(());

@@ -200,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocket for WebSocket
         self.put_text(text);
     }
 
-    fn has_answer(&self) -> bool {
-        self.is_answered()
+    fn has_news(&self) -> bool {
+        Self::has_news(self)
     }
 }

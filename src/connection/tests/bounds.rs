@@ -1,5 +1,11 @@
 //! What one client may take, and how fast; and its questions to the hook, side by side.
 
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, protocol::Role},
+};
+
 use super::*;
 use crate::node::TooFast;
 
@@ -66,6 +72,40 @@ async fn bytes_are_counted_too() {
     // What was not read meanwhile is read.
     client.send("DISCONNECT\nreceipt:bye\n\n\0");
     client.expect_receipt("bye").await;
+}
+
+/// They are bytes, too, and cost more than most.
+#[tokio::test(start_paused = true)]
+async fn pings_of_a_websocket_are_paced() {
+    let house = limited(Limits {
+        max_bytes_per_second: 4096,
+        ..Limits::default()
+    });
+    let (client, server) = tokio::io::duplex(1 << 20);
+    let link = crate::listen::WebSocketLink::new(server, Bytes::new(), 1 << 16);
+    let guard = house.services.enter().unwrap();
+    let services = Arc::clone(&house.services);
+    tokio::spawn(serve(services, link, house::PEER, guard));
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let sent = format!("{CONNECT}SEND\ndestination:/topic/a\nreceipt:first\n\n\0");
+    client.send(Message::text(sent)).await.unwrap();
+    let begun = Instant::now();
+    for _ in 0..30_000 {
+        client.feed(Message::Ping(Bytes::new())).await.unwrap();
+    }
+    let sent = "SEND\ndestination:/topic/a\nreceipt:last\n\n\0";
+    client.send(Message::text(sent)).await.unwrap();
+    let mut pongs = 0;
+    loop {
+        match client.next().await.unwrap().unwrap() {
+            Message::Pong(_) => pongs += 1,
+            Message::Text(text) if text.contains("receipt-id:last") => break,
+            _ => {}
+        }
+    }
+    assert_eq!(pongs, 30_000);
+    let took = begun.elapsed().as_secs();
+    assert!((30..=45).contains(&took), "{took} s");
 }
 
 #[tokio::test(start_paused = true)]

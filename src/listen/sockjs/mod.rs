@@ -36,6 +36,10 @@ impl<C: Channel> Link for C {
         Channel::was_heard(self)
     }
 
+    fn bytes_read(&mut self) -> Option<usize> {
+        Channel::bytes_read(self)
+    }
+
     fn unfinished(&self) -> Unfinished {
         let unfinished = Channel::unfinished(self);
         Unfinished {

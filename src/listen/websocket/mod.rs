@@ -36,6 +36,8 @@ use crate::connection::FREE;
 const READ_BUFFER: usize = 128;
 /// Bytes of answers to pings that may wait for a client to read them.
 const MOST_ANSWERS: usize = 4 * 1024;
+/// Bytes that may come without a message before the connection hears of them, which counts them.
+const MOST_UNTOLD: u16 = 4 * 1024;
 /// The head of a control frame that a client sends.
 const CONTROL_HEAD: usize = 6;
 /// How much larger than a frame a message may be: several small frames can come in one, and the
@@ -60,6 +62,9 @@ pub struct WebSocketLink<S> {
     may_go_on: bool,
     /// About how many bytes of a message the protocol machine has, that is not whole yet.
     unfinished: u32,
+    /// Bytes that were read and not told yet: few more than are read at a time, for before the next
+    /// read they are told.
+    came: u16,
     asking: Asking,
 }
 
@@ -108,6 +113,7 @@ impl<S> WebSocketLink<S> {
             was_heard: false,
             may_go_on: false,
             unfinished: 0,
+            came: smaller(received.len()),
             asking: Asking::Idle,
         }
     }
@@ -117,9 +123,10 @@ impl<S> WebSocketLink<S> {
         self.put(Payload::text(text));
     }
 
-    /// Whether the client has answered a ping that [`Channel::was_answered`] has not reported yet.
-    pub(crate) fn is_answered(&self) -> bool {
-        self.asking == Asking::Answered
+    /// Whether the connection is to hear of what came, though it is no message: an answer to a ping
+    /// that [`Channel::was_answered`] has not reported yet, or many bytes.
+    pub(crate) fn has_news(&self) -> bool {
+        self.asking == Asking::Answered || self.came >= MOST_UNTOLD
     }
 
     /// One message: as text, or as binary.
@@ -162,6 +169,7 @@ impl<S> WebSocketLink<S> {
             was_heard: &mut self.was_heard,
             may_go_on: self.may_go_on,
             unfinished: &mut self.unfinished,
+            came: &mut self.came,
             context,
         };
         (&mut self.protocol, through)
@@ -174,9 +182,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, ChannelError>> {
         loop {
-            let (protocol, mut through) = self.machine(context);
-            let read = protocol.read(&mut through);
-            // The machine answers pings and closes by itself.
+            let read = self.poll_machine(context);
+            // The machine answers pings and closes by itself: one write for all that was read.
             if self.out.pending() > 0
                 && let Poll::Ready(Err(error)) = self.out.poll_flush(&mut self.stream, context)
             {
@@ -184,20 +191,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                 return Poll::Ready(Err(error.into()));
             }
             match read {
+                Some(read) => return read,
+                // A client that does not read the answers is not read, so that they cannot pile up.
+                None if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
+                None => {}
+            }
+        }
+    }
+
+    /// The next message, or nothing for now; `None`: first the answers have to be written.
+    fn poll_machine(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Option<Poll<Result<Option<Bytes>, ChannelError>>> {
+        loop {
+            let (protocol, mut through) = self.machine(context);
+            match protocol.read(&mut through) {
                 Ok(Message::Text(text)) => {
                     // Libraries send heart-beats as text, whatever their frames are.
                     if !is_heartbeat(text.as_bytes()) {
                         self.is_binary = false;
                     }
                     self.end_message();
-                    return Poll::Ready(Ok(Some(text.into())));
+                    return Some(Poll::Ready(Ok(Some(text.into()))));
                 }
                 Ok(Message::Binary(bytes)) => {
                     if !is_heartbeat(&bytes) {
                         self.is_binary = true;
                     }
                     self.end_message();
-                    return Poll::Ready(Ok(Some(bytes)));
+                    return Some(Poll::Ready(Ok(Some(bytes))));
                 }
                 Ok(control) => {
                     // It may come in the middle of a message.
@@ -206,23 +229,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                     // Some programs send pongs that nobody asked for.
                     if matches!(control, Message::Pong(_)) && self.asking == Asking::Asked {
                         self.asking = Asking::Answered;
-                        return Poll::Ready(Ok(Some(Bytes::new())));
+                        return Some(Poll::Ready(Ok(Some(Bytes::new()))));
                     }
-                    // A client that does not read the answers is not read, so that they cannot pile up.
                     if self.out.pending() >= MOST_ANSWERS {
-                        return Poll::Pending;
+                        return None;
                     }
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Poll::Pending;
+                    return Some(match self.has_news() {
+                        true => Poll::Ready(Ok(Some(Bytes::new()))),
+                        false => Poll::Pending,
+                    });
                 }
                 Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
                     self.stage = Stage::Closed;
-                    return Poll::Ready(Ok(None));
+                    return Some(Poll::Ready(Ok(None)));
                 }
                 Err(error) => {
                     self.stage = Stage::Unreadable;
-                    return Poll::Ready(Err(broken(error, self.max_frame_size as usize)));
+                    let error = broken(error, self.max_frame_size as usize);
+                    return Some(Poll::Ready(Err(error)));
                 }
             }
         }
@@ -251,6 +277,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
 
     fn was_heard(&mut self) -> bool {
         std::mem::take(&mut self.was_heard)
+    }
+
+    fn bytes_read(&mut self) -> Option<usize> {
+        Some(std::mem::take(&mut self.came).into())
     }
 
     fn unfinished(&self) -> Unfinished {
@@ -282,7 +312,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
     }
 
     fn was_answered(&mut self) -> bool {
-        let was_answered = self.is_answered();
+        let was_answered = self.asking == Asking::Answered;
         if was_answered {
             self.asking = Asking::Idle;
         }
@@ -329,6 +359,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
         }
         let flushed = self.out.poll_flush(&mut self.stream, context);
         while self.stage == Stage::Closing {
+            // What is dropped counts for nobody.
+            self.came = 0;
             let (protocol, mut through) = self.machine(context);
             match protocol.read(&mut through) {
                 Ok(_) => {}
@@ -354,6 +386,10 @@ fn small(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
+fn smaller(size: usize) -> u16 {
+    u16::try_from(size).unwrap_or(u16::MAX)
+}
+
 fn broken(error: Error, limit: usize) -> ChannelError {
     match error {
         Error::Io(error) => ChannelError::Io(error),
@@ -377,6 +413,7 @@ struct Through<'a, 'b, S> {
     was_heard: &'a mut bool,
     may_go_on: bool,
     unfinished: &'a mut u32,
+    came: &'a mut u16,
 }
 
 impl<S> Through<'_, '_, S> {
@@ -404,6 +441,9 @@ impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
             self.took(count);
             return Ok(count);
         }
+        if *self.came >= MOST_UNTOLD {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let mut bytes = [MaybeUninit::uninit(); READ_SIZE];
         let mut space = ReadBuf::uninit(&mut bytes);
         let Poll::Ready(outcome) = poll_fill(self.stream, self.context, &mut space) else {
@@ -412,6 +452,7 @@ impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
         outcome?;
         let mut rest = space.filled();
         *self.was_heard |= !rest.is_empty();
+        *self.came = self.came.saturating_add(smaller(rest.len()));
         let count = rest.read(buffer)?;
         if !rest.is_empty() {
             *self.unread = Some(Box::new(Bytes::copy_from_slice(rest)));

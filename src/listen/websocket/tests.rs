@@ -35,14 +35,22 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
+/// The next message: as a connection does it, which has room for all of it.
 async fn receive<S: Stream>(link: &mut WebSocketLink<S>) -> Result<Option<Bytes>, ChannelError> {
     let receiving = poll_fn(|context| {
-        let received = link.poll_receive(context);
-        if received.is_pending() && connection::Link::unfinished(link).is_large() {
-            link.go_on();
-            return link.poll_receive(context);
+        loop {
+            let was_large = connection::Link::unfinished(link).is_large();
+            if was_large {
+                link.go_on();
+            }
+            let received = link.poll_receive(context);
+            let is_told = link.bytes_read() >= Some(MOST_UNTOLD.into());
+            match &received {
+                Poll::Ready(Ok(Some(bytes))) if bytes.is_empty() && is_told => {}
+                Poll::Pending if !was_large && connection::Link::unfinished(link).is_large() => {}
+                _ => return received,
+            }
         }
-        received
     });
     timeout(Duration::from_secs(30), receiving).await.unwrap()
 }
@@ -206,14 +214,88 @@ async fn answers_to_pings_do_not_pile_up() {
             }
         }
     });
-    let wait = timeout(
-        Duration::from_millis(200),
-        poll_fn(|context| link.poll_receive(context)),
-    );
+    let wait = timeout(Duration::from_millis(200), receive(&mut link));
     assert!(wait.await.is_err());
     assert!(link.pending() < 2 * MOST_ANSWERS, "{}", link.pending());
     flood.abort();
     drop(read);
+}
+
+/// A stream that counts, with these bytes on their way to the link.
+async fn flooded(bytes: &[u8]) -> (DuplexStream, WebSocketLink<Counting<DuplexStream>>) {
+    let (mut client, server) = duplex(1 << 20);
+    client.write_all(bytes).await.unwrap();
+    let server = Counting(server, Arc::default());
+    (client, WebSocketLink::new(server, Bytes::new(), LIMIT))
+}
+
+/// How often the link says that something came, until nothing more does, and how many bytes.
+fn told<S: Stream>(link: &mut WebSocketLink<S>) -> (usize, usize) {
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let (mut times, mut bytes) = (0, 0);
+    while let Poll::Ready(told) = link.poll_receive(&mut context) {
+        assert_eq!(told.unwrap().unwrap(), "");
+        let read = link.bytes_read().unwrap();
+        assert!(read < 2 * READ_SIZE, "{read}");
+        (times, bytes) = (times + 1, bytes + read);
+    }
+    (times, bytes + link.bytes_read().unwrap())
+}
+
+const EMPTY_PING: &[u8] = b"\x89\x80\0\0\0\0";
+
+/// Pings are a client's cheapest frames: they count, and their answers go together.
+#[tokio::test]
+async fn many_pings_are_counted_and_answered_in_one_write() {
+    let (mut client, mut link) = flooded(&EMPTY_PING.repeat(2_000)).await;
+    let told = told(&mut link);
+    let operations = link.stream.1.load(Ordering::Relaxed);
+    assert_eq!((operations, told), (2, (1, 12_000)), "reads and writes");
+    let mut answers = [0; 4_000];
+    client.read_exact(&mut answers).await.unwrap();
+    assert_eq!(answers[..], b"\x8a\0".repeat(2_000));
+}
+
+/// Some pings are no reason to wake anybody.
+#[tokio::test]
+async fn few_pings_are_told_with_what_comes_next() {
+    let (_client, mut link) = flooded(&EMPTY_PING.repeat(10)).await;
+    assert_eq!(told(&mut link), (0, 60));
+}
+
+/// A message that never ends, in pieces without bytes.
+#[tokio::test]
+async fn empty_pieces_are_counted() {
+    let pieces = b"\0\x80\0\0\0\0".repeat(20_000);
+    let bytes = [b"\x01\x81\0\0\0\0x", &pieces[..]].concat();
+    let (_client, mut link) = flooded(&bytes).await;
+    link.go_on();
+    let (times, read) = told(&mut link);
+    assert_eq!(read, bytes.len());
+    assert!(times >= read / (2 * READ_SIZE), "{times}");
+}
+
+#[tokio::test]
+async fn answers_keep_their_order() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    let payload = |number| Bytes::from(format!("{number:0125}"));
+    for number in 0..300 {
+        client.feed(Message::Ping(payload(number))).await.unwrap();
+        if number % 100 == 50 {
+            client.feed(Message::text("between")).await.unwrap();
+        }
+    }
+    client.flush().await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(receive(&mut link).await.unwrap().unwrap(), "between");
+    }
+    let serving = tokio::spawn(async move { receive(&mut link).await });
+    for number in 0..300 {
+        assert_eq!(next(&mut client).await, Message::Pong(payload(number)));
+    }
+    client.close(None).await.unwrap();
+    let end = timeout(Duration::from_secs(30), serving).await;
+    assert_eq!(end.unwrap().unwrap().unwrap(), None);
 }
 
 #[tokio::test]
@@ -523,7 +605,11 @@ async fn only_so_much_of_a_message_is_taken_in_before_there_is_room() {
             .await
             .unwrap();
         for _ in 0..10 {
-            assert!(link.poll_receive(&mut context).is_pending());
+            // It is told once, and then nothing more.
+            while let Poll::Ready(told) = link.poll_receive(&mut context) {
+                assert_eq!(told.unwrap().unwrap(), "");
+                assert!(link.bytes_read().unwrap() > 0);
+            }
             let taken = link.unfinished().received;
             assert!((FREE..FREE + READ_SIZE).contains(&taken), "{taken}");
         }
