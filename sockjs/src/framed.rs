@@ -15,7 +15,7 @@ use crate::{
     Channel, ChannelError, Payload, Unfinished, WebSocket,
     protocol::{
         frame::{self, Undecodable},
-        seam::{ESCAPED, Seam},
+        seam::{ESCAPED, MESSAGE_SLACK, Seam},
     },
 };
 
@@ -173,13 +173,20 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
         self.socket.bytes_read()
     }
 
+    /// Few payloads are much longer than their messages. So room is asked for as if this one were
+    /// not, and for twice as much each time that it is longer.
     fn unfinished(&self) -> Unfinished {
         let waiting = self.inbox.iter().map(Bytes::len);
         let waiting = waiting.fold(0, usize::saturating_add);
-        self.socket.unfinished().and(Unfinished {
-            received: waiting,
-            most: waiting,
-        })
+        let payload = self.socket.unfinished();
+        let step = self.max_message_size.saturating_add(MESSAGE_SLACK);
+        let steps = payload.received.checked_div(step).unwrap_or_default();
+        let steps = steps.saturating_add(1).checked_next_power_of_two();
+        let steps = steps.unwrap_or(usize::MAX);
+        Unfinished {
+            received: payload.received.saturating_add(waiting),
+            most: (step.saturating_mul(steps).min(payload.most)).saturating_add(waiting),
+        }
     }
 
     fn go_on(&mut self) {
@@ -263,6 +270,31 @@ mod tests {
 
         fn has_news(&self) -> bool {
             self.read >= NEWS
+        }
+    }
+
+    /// Not for all that it could come to: a few clients would take the room of all others.
+    #[tokio::test]
+    async fn room_for_a_payload_is_asked_for_as_it_comes() {
+        const SIZE: usize = 4 << 20;
+        const MOST: usize = ESCAPED * SIZE + MESSAGE_SLACK;
+        let mut socket = FramedSocket::new(Fake::default(), SIZE, Duration::from_secs(25));
+        let step = SIZE + MESSAGE_SLACK;
+        for (received, most) in [
+            (0, step),
+            (16 * 1024, step),
+            (step - 1, step),
+            (step, 2 * step),
+            (2 * step, 4 * step),
+            (4 * step - 1, 4 * step),
+            (4 * step, MOST),
+            (MOST + SIZE, MOST),
+        ] {
+            socket.socket.unfinished = Unfinished {
+                received,
+                most: MOST,
+            };
+            assert_eq!(socket.unfinished(), Unfinished { received, most });
         }
     }
 

@@ -74,7 +74,11 @@ impl Uploads {
             0
         };
         let waited = state.ticket.waits();
-        let claim = state.account.poll_claim(missing, &mut state.ticket, task);
+        let ticket = &mut state.ticket;
+        let claim = match missing {
+            0 => state.account.poll_claim(0, ticket, task),
+            missing => state.account.poll_more(claimed, missing, ticket, task),
+        };
         if let Poll::Ready(claim) = claim {
             state.since = Instant::now();
             match &mut state.reading {

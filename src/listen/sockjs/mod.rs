@@ -141,8 +141,11 @@ impl sockjs_server::Claim for RequestClaim {
     }
 
     fn poll_grow(&mut self, bytes: usize, context: &mut Context<'_>) -> Poll<()> {
-        let more = ready!(self.account.poll_claim(bytes, &mut self.ticket, context));
-        self.claim.join(more);
+        let Self { claim, ticket, .. } = self;
+        let more = self
+            .account
+            .poll_more(claim.bytes(), bytes, ticket, context);
+        claim.join(ready!(more));
         Poll::Ready(())
     }
 

@@ -73,6 +73,8 @@ struct Waiting {
     user: Arc<str>,
     connection: u64,
     bytes: usize,
+    /// Bytes of the claim that it is for, which has them already.
+    own: usize,
     waker: Waker,
     place: Place,
 }
@@ -149,17 +151,14 @@ impl Room {
 }
 
 impl State {
-    /// Whether that many bytes more are within the shares of a connection and its user.
-    fn owner_over(
-        &self,
-        user: &Arc<str>,
-        connection: u64,
-        bytes: usize,
-        share: &Share,
-    ) -> Option<Owner> {
-        if !fits(of(&self.connections, &connection), bytes, share.connection) {
-            Some(Owner::Connection(connection))
-        } else if !fits(of(&self.users, user), bytes, share.user) {
+    /// The owner, a connection or its user, whose share a claim exceeds.
+    fn owner_over(&self, waiting: &Waiting, share: &Share) -> Option<Owner> {
+        let Waiting {
+            user, connection, ..
+        } = waiting;
+        if !waiting.fits(of(&self.connections, connection), share.connection) {
+            Some(Owner::Connection(*connection))
+        } else if !waiting.fits(of(&self.users, user), share.user) {
             Some(Owner::User(Arc::clone(user)))
         } else {
             None
@@ -199,7 +198,7 @@ impl State {
         };
         let (user, connection) = (Arc::clone(&waiting.user), waiting.connection);
         let bytes = waiting.bytes;
-        let place = match self.owner_over(&user, connection, bytes, share) {
+        let place = match self.owner_over(waiting, share) {
             Some(owner) => {
                 let aside = self.aside.entry(owner.clone()).or_default();
                 aside.insert(ticket, bytes);
@@ -234,12 +233,15 @@ impl State {
                 Owner::Connection(number) => (of(&self.connections, number), share.connection),
                 Owner::User(user) => (of(&self.users, user), share.user),
             };
-            let first = aside.order.first();
-            let first = first.and_then(|ticket| Some((self.waiting.get(ticket)?.bytes, *ticket)));
-            let smallest = aside.sizes.first().copied();
+            let first = aside.order.first().copied();
+            let smallest = aside.sizes.first().map(|(_, ticket)| *ticket);
             let mut next = [first, smallest].into_iter().flatten();
-            let next = next.find(|(bytes, _)| fits(used, *bytes, most));
-            if let Some((bytes, ticket)) = next {
+            let next = next.find_map(|ticket| {
+                let waiting = self.waiting.get(&ticket)?;
+                let fits = waiting.fits(used, most);
+                fits.then_some((ticket, waiting.bytes))
+            });
+            if let Some((ticket, bytes)) = next {
                 aside.remove(ticket, bytes);
                 self.forget_if_empty(owner);
                 self.place(ticket, share);
@@ -268,7 +270,7 @@ impl State {
         {
             self.look();
             if let Some(waiting) = self.waiting.get_mut(&ticket) {
-                if !fits(self.used, waiting.bytes, share.all) {
+                if !waiting.fits(self.used, share.all) {
                     return;
                 }
                 self.used = self.used.saturating_add(waiting.bytes);
@@ -342,9 +344,11 @@ impl State {
     }
 }
 
-/// One claim alone fits, whatever its size: it would wait for ever.
-fn fits(used: usize, more: usize, most: usize) -> bool {
-    used == 0 || used.saturating_add(more) <= most
+impl Waiting {
+    /// Whether it is within a share. One claim alone fits, whatever its size: it would wait for ever.
+    fn fits(&self, used: usize, most: usize) -> bool {
+        used <= self.own || used.saturating_add(self.bytes) <= most
+    }
 }
 
 fn of<K: Hash + Eq>(map: &HashMap<K, usize>, key: &K) -> usize {
@@ -420,6 +424,17 @@ impl Account {
         ticket: &mut Ticket,
         context: &Context<'_>,
     ) -> Poll<Claim> {
+        self.poll_more(0, bytes, ticket, context)
+    }
+
+    /// The same for a claim that is to grow, and has `own` bytes already.
+    pub fn poll_more(
+        self: &Arc<Self>,
+        own: usize,
+        bytes: usize,
+        ticket: &mut Ticket,
+        context: &Context<'_>,
+    ) -> Poll<Claim> {
         let mut state = self.room.state.lock();
         let share = self.room.share();
         let number = match &ticket.0 {
@@ -429,6 +444,7 @@ impl Account {
                     user: Arc::clone(&self.user),
                     connection: self.connection,
                     bytes,
+                    own,
                     waker: Waker::noop().clone(),
                     place: Place::Line,
                 };

@@ -61,6 +61,31 @@ fn account(room: &Arc<Room>, user: &str, connection: u64) -> Arc<Account> {
     Account::new(room, &user.into(), connection)
 }
 
+/// A claim that grows in steps is one: it does not wait for itself.
+#[test]
+fn a_claim_alone_grows_beyond_all_shares() {
+    let room = room();
+    let alice = account(&room, "alice", 1);
+    let context = Context::from_waker(Waker::noop());
+    let grow = |claim: &mut Claim, ticket: &mut Ticket| {
+        let more = alice.poll_more(claim.bytes(), claim.bytes(), ticket, &context);
+        more.map(|more| claim.join(more))
+    };
+    let mut ticket = Ticket::default();
+    let mut claim = Try::new(&alice, 8).poll().unwrap();
+    for size in [16, 32, 64] {
+        assert!(grow(&mut claim, &mut ticket).is_ready());
+        assert_eq!((claim.bytes(), room.used()), (size, size));
+    }
+    // With another beside it, it waits for that.
+    drop(claim.split(60));
+    let other = alice.claim(7);
+    assert!(grow(&mut claim, &mut ticket).is_pending());
+    drop(other);
+    assert!(grow(&mut claim, &mut ticket).is_ready());
+    assert_eq!(room.used(), 8);
+}
+
 #[test]
 fn a_connection_waits_for_its_own() {
     let room = room();
