@@ -109,6 +109,11 @@ impl Transactions {
         Ok(transaction.steps)
     }
 
+    /// Bytes of all frames.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |open| open.bytes)
+    }
+
     /// Aborts all.
     pub(crate) fn clear(&mut self) {
         self.0 = None;

@@ -134,8 +134,8 @@ impl Reader {
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
             Ok(Some(mut frame)) => {
-                let whole = self.whole as usize;
-                self.aside().uploads.count(&mut frame, whole, context);
+                let sizes = (self.whole as usize, session.gathered());
+                self.aside().uploads.count(&mut frame, sizes, context);
                 if self.input.is_empty() {
                     // An empty rest holds on to all that was read with it.
                     self.input = Bytes::new();
@@ -147,6 +147,7 @@ impl Reader {
                     self.messages = self.messages.wrapping_add(1);
                 }
                 session.handle_frame(now, frame);
+                self.aside().uploads.gather(session.gathered());
                 let counted = self.aside().pacing.count_frame(command, context);
                 if let Err(problem) = counted {
                     session.handle_problem(now, problem);

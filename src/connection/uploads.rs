@@ -8,20 +8,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use stomp_grammar::Frame;
+use stomp_grammar::{Command, Frame};
 use tokio::time::Instant;
 
-use super::{context::Context, link::Unfinished};
+use super::{
+    context::Context,
+    link::{FREE, Unfinished},
+};
 use crate::{
     deadline::later,
-    node::{Account, Claim, Ticket},
+    node::{Account, Claim, Ticket, WORTH_SHEDDING},
 };
 
 /// Frames from this size on are counted while they are under way. For smaller ones their number
-/// is bound enough.
+/// is bound enough; but not in transactions, which may have thousands of them, and for as long as
+/// the client likes. There all count as soon as they are more than [`FREE`].
 const COUNTED: usize = 4 * 1024;
 /// A frame holds more than its bytes: this much for each of its headers.
 const HEADER: usize = 8;
+/// And about this much for itself, as long as it is in a transaction.
+const FRAME: usize = 256;
 
 /// The claims of a connection that are not in bodies. Most connections never make one.
 #[derive(Default)]
@@ -34,6 +40,8 @@ struct State {
     /// The claim of frames without a body, until all operations of the client are done.
     heads: Option<Claim>,
     ticket: Ticket,
+    /// What the account knows of the bytes in transactions.
+    gathered: usize,
     /// Since when a claim waits, or its frame is being read.
     since: Instant,
 }
@@ -121,9 +129,15 @@ impl Uploads {
         state.ticket.waits() || state.account.is_in_the_way()
     }
 
-    /// Counts a frame that has come, out of `whole` bytes that were read at once. Its body holds
-    /// on to no more than about its own bytes from now on, and to its claim.
-    pub(super) fn count(&mut self, frame: &mut Frame, whole: usize, context: &Context) {
+    /// Counts a frame that has come, out of `whole` bytes that were read at once, while `gathered`
+    /// are in open transactions. Its body holds on to no more than about its own bytes from now on,
+    /// and to its claim.
+    pub(super) fn count(
+        &mut self,
+        frame: &mut Frame,
+        (whole, gathered): (usize, usize),
+        context: &Context,
+    ) {
         let body = &mut frame.body;
         if !body.is_empty() && body.len() < whole / 2 {
             *body = Bytes::copy_from_slice(body);
@@ -134,18 +148,28 @@ impl Uploads {
                 .saturating_add(name.len())
                 .saturating_add(value.len())
         });
-        let size = headers.fold(body.len(), usize::saturating_add);
-        if size < COUNTED {
+        let mut size = headers.fold(body.len(), usize::saturating_add);
+        // Almost no client has so much in transactions.
+        let is_gathered = gathered.saturating_add(size) > FREE
+            && frame.command == Command::Send
+            && frame.headers.get("transaction").is_some();
+        if is_gathered {
+            size = size.saturating_add(FRAME);
+        } else if size < COUNTED {
             return;
         }
         let Some(state) = self.open(context) else {
             return;
         };
-        let mut claim = match &mut state.reading {
-            Some(reading) => reading.split(size),
-            None => state.account.claim(0),
+        let claim = match &mut state.reading {
+            Some(reading) => {
+                let mut claim = reading.split(size);
+                let missing = size.saturating_sub(claim.bytes());
+                claim.join(state.account.claim(missing));
+                claim
+            }
+            None => state.account.claim(size),
         };
-        claim.join(state.account.claim(size.saturating_sub(claim.bytes())));
         if frame.command.has_body() {
             *body = claim.around(std::mem::take(body));
         } else {
@@ -156,6 +180,18 @@ impl Uploads {
         }
     }
 
+    /// The client has so many bytes in open transactions now. The account hears of it in steps.
+    pub(super) fn gather(&mut self, bytes: usize) {
+        let Some(state) = &mut self.0 else {
+            return;
+        };
+        let gathered = bytes.saturating_sub(bytes % WORTH_SHEDDING);
+        if gathered != state.gathered {
+            state.gathered = gathered;
+            state.account.gather(gathered);
+        }
+    }
+
     fn open(&mut self, context: &Context) -> Option<&mut State> {
         if self.0.is_none() {
             self.0 = Some(Box::new(State {
@@ -163,9 +199,18 @@ impl Uploads {
                 reading: None,
                 heads: None,
                 ticket: Ticket::default(),
+                gathered: 0,
                 since: Instant::now(),
             }));
         }
         self.0.as_deref_mut()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.gathered > 0 {
+            self.account.gather(0);
+        }
     }
 }

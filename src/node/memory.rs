@@ -1,10 +1,12 @@
 //! A mark for the memory that the process takes. What clients may have waiting and under way is
 //! bounded for each of them, long before; this is for when they are many, or all else fails.
 //!
-//! Above the mark new logins are refused, what clients publish waits, and the greatest mailboxes
-//! go, until it is well below. A client that is connected and reads notices nothing.
+//! Above the mark new logins are refused, what clients publish waits, and the connections with the
+//! greatest mailboxes and open transactions go, until it is well below. A client that is connected,
+//! reads, and commits notices nothing.
 
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{Arc, Weak},
     time::Duration,
@@ -27,12 +29,15 @@ const GIVING_BACK: Duration = Duration::from_secs(1);
 /// Between two times that mailboxes are closed: what was in them takes its time to go.
 const SHEDDING: Duration = Duration::from_millis(500);
 
-/// What can give memory back: the mailboxes of a node.
+/// What can give memory back: the connections of a node.
 pub trait Shed: Send + Sync {
-    /// Closes the greatest mailboxes, until about so many bytes are freed. How many, and how many
-    /// bytes that was.
-    fn shed(&self, bytes: usize) -> (usize, usize);
+    /// Closes the connections that hold most, until about so many bytes are freed. How many, and how
+    /// many bytes that was. `gathered`: bytes of open transactions, by the connection's number.
+    fn shed(&self, bytes: usize, gathered: &HashMap<u64, usize>) -> (usize, usize);
 }
+
+/// A connection that holds less is not closed: it would not help.
+pub const WORTH_SHEDDING: usize = 64 * 1024;
 
 /// How much memory the process takes, and whether that is too much.
 #[derive(Debug)]
@@ -122,7 +127,8 @@ impl Memory {
             let may_shed = shed.is_none_or(|at: Instant| at.elapsed() >= SHEDDING);
             if memory.is_short() && may_shed {
                 shed = Some(Instant::now());
-                let (sessions, bytes) = target.shed(look.resident.saturating_sub(marks.low));
+                let excess = look.resident.saturating_sub(marks.low);
+                let (sessions, bytes) = target.shed(excess, &memory.room.gathered());
                 if sessions > 0 {
                     telemetry::memory_shed(sessions, bytes);
                 }

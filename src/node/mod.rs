@@ -46,7 +46,7 @@ pub use limits::{
 };
 pub use logged_in::LoggedIn;
 pub use logins::Logins;
-pub use memory::{Memory, Shed, mark_now};
+pub use memory::{Memory, Shed, WORTH_SHEDDING, mark_now};
 pub use places::{Place, Places, Stage};
 pub use policy::{Decision, LoginPolicy, Repeated, Same, Unknown};
 pub use recheck::{recheck_in_turn, recheck_users};

@@ -19,7 +19,7 @@ use super::{
     inquiries::{Inquiries, SessionDetails},
     limits::{AddressKey, Arrivals, ClientAddress, Limits},
     logged_in::LoggedIn,
-    memory::Shed,
+    memory::{Shed, WORTH_SHEDDING},
     places::{Place, Places, Stage},
     withdrawals::{Withdrawal, Withdrawals},
 };
@@ -439,28 +439,33 @@ impl Registry {
 }
 
 impl Shed for Registry {
-    fn shed(&self, bytes: usize) -> (usize, usize) {
-        /// What is smaller would not help.
-        const WORTH_IT: usize = 64 * 1024;
+    fn shed(&self, bytes: usize, gathered: &HashMap<u64, usize>) -> (usize, usize) {
         // Clients come and go meanwhile: what they are to be freed of is much.
         let all: Vec<_> = {
             let members = self.members.lock();
-            let all = members.by_number.values();
-            all.map(|member| Arc::clone(&member.mailbox)).collect()
+            let all = members.by_number.iter();
+            all.map(|(number, member)| (*number, Arc::clone(&member.mailbox)))
+                .collect()
         };
-        let all = all.into_iter().map(|mailbox| {
+        let all = all.into_iter().map(|(number, mailbox)| {
             // Clients share them, so it is not known how much that frees.
             mailbox.forget_bases();
-            (mailbox.bytes(), mailbox)
+            let waiting = mailbox.bytes();
+            let gathered = gathered.get(&number).copied().unwrap_or_default();
+            let problem = match gathered > waiting {
+                true => Problem::Overloaded,
+                false => Problem::SlowConsumer,
+            };
+            (waiting.saturating_add(gathered), mailbox, problem)
         });
-        let mut greatest: Vec<_> = all.filter(|(bytes, _)| *bytes >= WORTH_IT).collect();
-        greatest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let mut greatest: Vec<_> = all.filter(|(bytes, ..)| *bytes >= WORTH_SHEDDING).collect();
+        greatest.sort_unstable_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
         let (mut count, mut freed) = (0_usize, 0_usize);
-        for (size, mailbox) in greatest {
+        for (size, mailbox, problem) in greatest {
             if freed >= bytes {
                 break;
             }
-            mailbox.shed(Problem::SlowConsumer);
+            mailbox.shed(problem);
             count = count.saturating_add(1);
             freed = freed.saturating_add(size);
         }
@@ -531,7 +536,7 @@ mod tests {
             scope.spawn(|| mailbox.poll_take(&Context::from_waker(Waker::noop())));
             is_locked.recv().unwrap();
             let before = Arc::strong_count(&mailbox);
-            scope.spawn(|| registry.shed(1));
+            scope.spawn(|| registry.shed(1, &HashMap::new()));
             let due = StdInstant::now() + Duration::from_secs(10);
             let mut is_free = false;
             while !is_free && StdInstant::now() < due {

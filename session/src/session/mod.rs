@@ -195,6 +195,12 @@ impl Session {
         self.subscriptions.iter()
     }
 
+    /// Bytes of the frames in open transactions.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.transactions.bytes()
+    }
+
     /// Bytes arrived from the client, whatever they are: it lives (STOMP 1.2, "Heart-beating").
     /// Call it also while the surroundings themselves do not read the transport for a reason that
     /// the session does not know (a broker's alarm, say).

@@ -1,6 +1,6 @@
 //! Large frames of clients, and a node that is short of memory.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::hub::MailboxConfig;
@@ -98,6 +98,92 @@ async fn what_a_transaction_holds_counts() {
     client.send("ABORT\ntransaction:t\n\n\0");
     settle().await;
     assert_eq!(used(&house), 0);
+}
+
+/// A transaction is begun, and gets so many frames.
+async fn gather(client: &Client, id: &str, count: usize, size: usize) {
+    client.send(format!("BEGIN\ntransaction:{id}\n\n\0"));
+    let body = "x".repeat(size);
+    for _ in 0..count {
+        client.send(format!(
+            "SEND\ndestination:/topic/a\ntransaction:{id}\n\n{body}\0"
+        ));
+    }
+    settle().await;
+    assert_eq!(client.wire.unread(), 0);
+}
+
+/// They are many, and stay for as long as their client likes.
+#[tokio::test(start_paused = true)]
+async fn small_frames_of_a_transaction_count() {
+    for end in ["ABORT", "COMMIT"] {
+        let house = House::new();
+        let mut client = Client::connect(&house).await;
+        gather(&client, "t", 1_000, 4_000).await;
+        let counted = used(&house);
+        assert!((4_000_000..4_400_000).contains(&counted), "{counted}");
+        // All of it ends with the transaction: at once, or at the broker's answer.
+        house.slow.gate.close();
+        client.send(format!("{end}\ntransaction:t\nreceipt:r\n\n\0"));
+        settle().await;
+        assert_eq!(used(&house) > 0, end == "COMMIT");
+        house.slow.gate.open();
+        client.expect_receipt("r").await;
+        settle().await;
+        assert_eq!(used(&house), 0, "{end}");
+    }
+}
+
+/// As many bytes as any client may have without a claim.
+#[tokio::test(start_paused = true)]
+async fn a_small_transaction_takes_no_room() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    for id in ["a", "b"] {
+        gather(&client, id, 20, 300).await;
+    }
+    assert_eq!(used(&house), 0);
+    client.send("COMMIT\ntransaction:a\nreceipt:r\n\n\0");
+    client.expect_receipt("r").await;
+}
+
+/// What a client has in transactions goes with it; what is under way to the broker would stay.
+#[tokio::test(start_paused = true)]
+async fn short_of_memory_transactions_end() {
+    use crate::node::Shed;
+
+    let house = House::new();
+    let room = Arc::clone(house.services.memory.room());
+    let mut publisher = Client::connect(&house).await;
+    house.slow.gate.close();
+    for number in 0..10 {
+        publisher.send(send("/topic/a", &number.to_string()));
+    }
+    let mut clients = Vec::new();
+    for count in [15, 100, 500] {
+        let client = connect_as(&house, &format!("of-{count}")).await;
+        gather(&client, "t", count, 3_000).await;
+        clients.push(client);
+    }
+    let before = used(&house);
+    let (count, bytes) = house.services.registry.shed(1, &room.gathered());
+    assert_eq!(count, 1);
+    assert!((1_400_000..1_600_000).contains(&bytes), "{bytes}");
+    clients[2].expect_error("server overloaded").await;
+    settle().await;
+    assert!(used(&house) < before - 1_500_000);
+    // The least would not help.
+    let (count, _) = house.services.registry.shed(usize::MAX, &room.gathered());
+    assert_eq!(count, 1);
+    clients[1].expect_error("server overloaded").await;
+    house.slow.gate.open();
+    clients[0].send("COMMIT\ntransaction:t\nreceipt:r\n\n\0");
+    clients[0].expect_receipt("r").await;
+    for number in 0..10 {
+        publisher.expect_receipt(&number.to_string()).await;
+    }
+    settle().await;
+    assert_eq!((used(&house), room.gathered().len()), (0, 0));
 }
 
 /// A frame in many pieces has its room before it is read; a client that waits for room counts as
@@ -201,7 +287,7 @@ async fn a_small_body_holds_no_large_memory() {
     );
     let whole = body.len();
     let mut frame = stomp_grammar::Frame::new(Command::Send).with_body(body.slice(..100));
-    Uploads::default().count(&mut frame, whole, &context);
+    Uploads::default().count(&mut frame, (whole, 0), &context);
     assert_eq!(frame.body, body.slice(..100));
     assert!(body.is_unique(), "it is shared");
 }
@@ -355,14 +441,15 @@ async fn the_greatest_go_first() {
         clients.push(client);
     }
     let start = Instant::now();
-    let (count, bytes) = house.services.registry.shed(1);
+    let none = HashMap::new();
+    let (count, bytes) = house.services.registry.shed(1, &none);
     assert_eq!(count, 1);
     assert!((1_200_000..1_300_000).contains(&bytes), "{bytes}");
     clients[1].expect_end().await;
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(clients[1].wire.closed_with(), None);
     // The smallest would not help.
-    assert_eq!(house.services.registry.shed(usize::MAX).0, 1);
+    assert_eq!(house.services.registry.shed(usize::MAX, &none).0, 1);
     clients[2].expect_end().await;
     clients[0].wire.set_room(usize::MAX);
     for _ in 0..3 {

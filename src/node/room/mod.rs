@@ -48,6 +48,9 @@ struct State {
     users: HashMap<Arc<str>, usize>,
     /// By connection; the same.
     connections: HashMap<u64, usize>,
+    /// Bytes of open transactions, by connection: what its end would free at once, unlike what is
+    /// under way to the broker.
+    gathered: HashMap<u64, usize>,
     /// By ticket.
     waiting: HashMap<u64, Waiting>,
     /// Claims that only wait for what all share.
@@ -130,6 +133,12 @@ impl Room {
     #[must_use]
     pub fn used(&self) -> usize {
         self.state.lock().used
+    }
+
+    /// Bytes of open transactions, by the number of the connection. Without those of few bytes.
+    #[must_use]
+    pub fn gathered(&self) -> HashMap<u64, usize> {
+        self.state.lock().gathered.clone()
     }
 
     /// From now on nobody gets more (or again somebody does).
@@ -408,6 +417,17 @@ impl Account {
         let state = self.room.state.lock();
         let of_user = || Owner::User(Arc::clone(&self.user));
         !state.line.is_empty() || state.aside.contains_key(&of_user())
+    }
+
+    /// Notes the bytes of its connection's open transactions.
+    pub fn gather(&self, bytes: usize) {
+        let mut state = self.room.state.lock();
+        if bytes == 0 {
+            state.gathered.remove(&self.connection);
+            shrink(&mut state.gathered);
+        } else {
+            state.gathered.insert(self.connection, bytes);
+        }
     }
 
     /// Claims so many bytes, and waits until there is room.
