@@ -21,6 +21,11 @@ pub trait Claim: Send {
     /// Claims so many more, as soon as there is room.
     fn poll_grow(&mut self, bytes: usize, context: &mut Context<'_>) -> Poll<()>;
 
+    /// Whether others wait for room that this keeps. A request that takes its time is refused then.
+    fn is_in_the_way(&self) -> bool {
+        false
+    }
+
     /// The same message, which keeps its part of the claim for as long as any of it is in memory.
     fn attach(&mut self, message: Bytes) -> Bytes;
 }

@@ -15,7 +15,7 @@ use crate::{
     Channel, ChannelError, Payload, Unfinished, WebSocket,
     protocol::{
         frame::{self, Undecodable},
-        seam::{ESCAPED, MESSAGE_SLACK, Seam},
+        seam::{self, ESCAPED, Seam},
     },
 };
 
@@ -173,19 +173,14 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
         self.socket.bytes_read()
     }
 
-    /// Few payloads are much longer than their messages. So room is asked for as if this one were
-    /// not, and for twice as much each time that it is longer.
     fn unfinished(&self) -> Unfinished {
         let waiting = self.inbox.iter().map(Bytes::len);
         let waiting = waiting.fold(0, usize::saturating_add);
         let payload = self.socket.unfinished();
-        let step = self.max_message_size.saturating_add(MESSAGE_SLACK);
-        let steps = payload.received.checked_div(step).unwrap_or_default();
-        let steps = steps.saturating_add(1).checked_next_power_of_two();
-        let steps = steps.unwrap_or(usize::MAX);
+        let room = seam::room(payload.received, self.max_message_size);
         Unfinished {
             received: payload.received.saturating_add(waiting),
-            most: (step.saturating_mul(steps).min(payload.most)).saturating_add(waiting),
+            most: payload.most.min(room).saturating_add(waiting),
         }
     }
 
@@ -212,6 +207,7 @@ mod tests {
     use hyper::upgrade::Upgraded;
 
     use super::*;
+    use crate::protocol::seam::MESSAGE_SLACK;
 
     const NEWS: usize = 100;
     const HEAD: usize = 6;

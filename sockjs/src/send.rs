@@ -7,11 +7,11 @@ use http_body_util::BodyExt;
 use hyper::{HeaderMap, StatusCode, body::Body, header};
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     Claim, Refusal,
-    protocol::{frame::Undecodable, path::parameter},
+    protocol::{frame::Undecodable, path::parameter, seam},
     session::SharedSession,
 };
 
@@ -118,11 +118,12 @@ impl Reading<'_> {
     {
         let announced = body.size_hint().exact();
         let announced = announced.and_then(|size| usize::try_from(size).ok());
-        let (mut read, mut claim) = (Vec::new(), None);
+        // A claim, and since when there is one.
+        let (mut read, mut claim) = (Vec::new(), None::<(Box<dyn Claim>, Instant)>);
         loop {
             let part = timeout(self.patience, body.frame());
             let part = match part.await.map_err(|_| SendError::TooSlow)? {
-                None => return Ok((read, claim)),
+                None => return Ok((read, claim.map(|(claim, _)| claim))),
                 Some(part) => part.map_err(|_| SendError::BrokenOff)?,
             };
             let part: Bytes = part.into_data().unwrap_or_default();
@@ -132,9 +133,16 @@ impl Reading<'_> {
             }
             (self.received)(part.len());
             self.session.hear();
+            if let Some((claim, since)) = &claim {
+                let is_slow = Instant::now().duration_since(*since) >= self.patience;
+                if is_slow && claim.is_in_the_way() {
+                    return Err(SendError::TooSlow);
+                }
+            }
             let budget = self.session.budget();
             if let Some(budget) = budget.filter(|budget| needed > budget.free()) {
-                let claim = claim.get_or_insert_with(|| Arc::clone(budget).claim());
+                let (claim, _) =
+                    claim.get_or_insert_with(|| (Arc::clone(budget).claim(), Instant::now()));
                 self.grow(claim.as_mut(), needed, announced).await?;
             }
             read.extend_from_slice(&part);
@@ -151,8 +159,10 @@ impl Reading<'_> {
         if needed <= claim.bytes() {
             return Ok(());
         }
-        // Many clients do not announce a length: then the claim grows with the bytes that come.
+        // Many clients do not announce a length: then the claim grows with the bytes that come. So
+        // it does for one that announces much: it may be slow to send it.
         let size = announced.unwrap_or(needed.saturating_mul(2));
+        let size = size.min(seam::room(needed, self.session.max_message_size()));
         let size = size.clamp(needed, self.most.max(needed));
         let missing = size.saturating_sub(claim.bytes());
         let _held = self.session.hold();

@@ -107,9 +107,14 @@ impl SharedSession {
         })
     }
 
+    /// The longest message of the client.
+    pub(crate) fn max_message_size(&self) -> usize {
+        self.max_message_size.load(Ordering::Relaxed)
+    }
+
     /// The longest request that sends, in bytes of JSON: a message of any characters fits.
     pub(crate) fn max_request_size(&self) -> usize {
-        let most = self.max_message_size.load(Ordering::Relaxed);
+        let most = self.max_message_size();
         most.saturating_mul(ESCAPED).saturating_add(MESSAGE_SLACK)
     }
 
@@ -236,7 +241,7 @@ impl Turn<'_> {
         payload: &[u8],
         mut claim: Option<Box<dyn Claim>>,
     ) -> Result<(), Undecodable> {
-        let limit = self.shared.max_message_size.load(Ordering::Relaxed);
+        let limit = self.shared.max_message_size();
         let mut messages = self.seam.read(payload, limit)?;
         if let Some(claim) = &mut claim {
             for message in &mut messages {
@@ -494,6 +499,7 @@ mod tests {
     use super::*;
     use crate::{
         Options,
+        send::SendError,
         sessions::{Found, SessionQuery},
     };
 
@@ -526,6 +532,7 @@ mod tests {
     struct Slow {
         parts: Vec<&'static str>,
         timer: Pin<Box<Sleep>>,
+        announced: Option<u64>,
     }
 
     const SLOW: Duration = Duration::from_secs(4);
@@ -534,7 +541,16 @@ mod tests {
         fn new(mut parts: Vec<&'static str>) -> Self {
             parts.reverse();
             let timer = Box::pin(time::sleep(SLOW));
-            Self { parts, timer }
+            Self {
+                parts,
+                timer,
+                announced: None,
+            }
+        }
+
+        fn announcing(mut self, bytes: u64) -> Self {
+            self.announced = Some(bytes);
+            self
         }
     }
 
@@ -550,6 +566,11 @@ mod tests {
             self.timer = Box::pin(time::sleep(SLOW));
             let part = self.parts.pop().map(str::as_bytes);
             Poll::Ready(part.map(|part| Ok(hyper::body::Frame::data(Bytes::from_static(part)))))
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            let announced = self.announced.map(hyper::body::SizeHint::with_exact);
+            announced.unwrap_or_default()
         }
     }
 
@@ -579,29 +600,41 @@ mod tests {
         assert!(!session.was_heard());
     }
 
-    /// A budget without room.
-    #[derive(Debug)]
-    struct Full;
+    /// A budget, and what was claimed of it.
+    #[derive(Debug, Default)]
+    struct Purse {
+        is_empty: bool,
+        is_wanted: bool,
+        claimed: AtomicUsize,
+    }
 
-    struct FullClaim;
-
-    impl Budget for Full {
+    impl Budget for Purse {
         fn free(&self) -> usize {
             1
         }
 
         fn claim(self: Arc<Self>) -> Box<dyn Claim> {
-            Box::new(FullClaim)
+            Box::new(Part(self))
         }
     }
 
-    impl Claim for FullClaim {
+    struct Part(Arc<Purse>);
+
+    impl Claim for Part {
         fn bytes(&self) -> usize {
-            0
+            self.0.claimed.load(Ordering::Relaxed)
         }
 
-        fn poll_grow(&mut self, _: usize, _: &mut Context<'_>) -> Poll<()> {
-            Poll::Pending
+        fn poll_grow(&mut self, bytes: usize, _: &mut Context<'_>) -> Poll<()> {
+            if self.0.is_empty {
+                return Poll::Pending;
+            }
+            self.0.claimed.fetch_add(bytes, Ordering::Relaxed);
+            Poll::Ready(())
+        }
+
+        fn is_in_the_way(&self) -> bool {
+            self.0.is_wanted
         }
 
         fn attach(&mut self, message: Bytes) -> Bytes {
@@ -613,12 +646,57 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_waits_for_room_is_not_silent() {
         let (shared, mut session) = open(10);
-        session.set_budget(&|| Some(Arc::new(Full)));
+        session.set_budget(&|| {
+            Some(Arc::new(Purse {
+                is_empty: true,
+                ..Purse::default()
+            }))
+        });
         let body = Slow::new(vec!["[\"large"]);
         let heard = heard_while_sending((&shared, &mut session), body, 6).await;
         assert_eq!(heard, [true; 6]);
         // The request is gone.
         assert!(!session.was_heard());
+    }
+
+    /// And no longer than others can wait.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_request_keeps_no_room_from_others() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        for is_wanted in [false, true] {
+            let (shared, mut session) = open(10);
+            let purse = Arc::new(Purse {
+                is_wanted,
+                ..Purse::default()
+            });
+            session.set_budget(&|| Some(Arc::clone(&purse) as Arc<dyn Budget>));
+            let body = Slow::new([vec!["[\""], vec!["x"; 18], vec!["\"]"]].concat());
+            let begun = time::Instant::now();
+            let sent = crate::send::send(&shared, body, false, PATIENCE, |_| ()).await;
+            let took = begun.elapsed().as_secs();
+            if is_wanted {
+                assert!(matches!(sent, Err(SendError::TooSlow)));
+                assert!((30..=40).contains(&took), "{took} s");
+            } else {
+                sent.unwrap();
+                assert_eq!(heard(&mut session).await, "x".repeat(18));
+            }
+        }
+    }
+
+    /// Not for all that it could come to, nor for all that it says that it comes to.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_claims_no_more_than_a_message() {
+        let (shared, mut session) = open(10);
+        session.set_max_message_size(100_000);
+        let purse = Arc::new(Purse::default());
+        session.set_budget(&|| Some(Arc::clone(&purse) as Arc<dyn Budget>));
+        let body = Slow::new(vec!["[\"x"]).announcing(600_000);
+        let sending = crate::send::send(&shared, body, false, LONG, |_| ());
+        let begun = timeout(SLOW + Duration::from_secs(1), sending).await;
+        assert!(begun.is_err(), "{begun:?}");
+        let claimed = purse.claimed.load(Ordering::Relaxed);
+        assert_eq!(claimed, 100_000 + MESSAGE_SLACK);
     }
 
     async fn heard(session: &mut HttpSession) -> Bytes {

@@ -23,6 +23,16 @@ pub(crate) const ESCAPED: usize = 6;
 /// finds frames of its own in messages then sees one that is too long, and can say so in its words.
 pub(crate) const MESSAGE_SLACK: usize = 16 * 1024;
 
+/// The bytes that room is asked for, once so many of a payload came. Few payloads are much longer
+/// than their messages: so it is as much as a message may have, and twice as much each time that
+/// the payload is longer.
+pub(crate) fn room(received: usize, max_message_size: usize) -> usize {
+    let step = max_message_size.saturating_add(MESSAGE_SLACK);
+    let steps = received.checked_div(step).unwrap_or_default();
+    let steps = steps.saturating_add(1).checked_next_power_of_two();
+    step.saturating_mul(steps.unwrap_or(usize::MAX))
+}
+
 /// The bytes of half a pair.
 const HALF: usize = 3;
 

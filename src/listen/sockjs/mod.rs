@@ -149,6 +149,10 @@ impl sockjs_server::Claim for RequestClaim {
         Poll::Ready(())
     }
 
+    fn is_in_the_way(&self) -> bool {
+        self.account.is_in_the_way()
+    }
+
     fn attach(&mut self, message: Bytes) -> Bytes {
         self.claim.split(message.len()).around(message)
     }
