@@ -84,7 +84,7 @@ async fn try_to_let_in(
     }
     let rechecks = context.services.registry.rechecks();
     let (mut identity, until) = login::login(context, connect, carried).await?;
-    if !context.guard.let_in() {
+    if !context.guard.let_in(&context.session) {
         context.services.registry.log_turned_away(context.transport);
         return Err(Problem::TooManyConnections);
     }

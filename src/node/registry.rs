@@ -66,8 +66,8 @@ struct Member {
 enum State {
     /// Not logged in. `None`: it took no place.
     Unfinished(Option<Place>),
-    /// It is one of `max`, and its session is not ready yet.
-    Admitted,
+    /// It is one of `max`, and its session, of this id, is not ready yet.
+    Admitted(Box<str>),
     /// Its session, and since when: in seconds of the registry's time, in four bytes, for there are many.
     /// Weak, for the session holds the guard.
     LoggedIn(Weak<dyn LoggedIn>, u32),
@@ -278,6 +278,30 @@ impl Registry {
         }
     }
 
+    /// Ends the session of that id on the connection of that number. Presence knows a session before
+    /// it is logged in, so one that is about to be ends, too. `false`: it is not here.
+    pub(super) fn end_session(&self, number: u64, id: &str, problem: &Problem) -> bool {
+        let (mailbox, session) = {
+            let members = self.members.lock();
+            let Some(member) = members.by_number.get(&number) else {
+                return false;
+            };
+            let is_about_to_be =
+                matches!(&member.state, State::Admitted(admitted) if **admitted == *id);
+            let mailbox = is_about_to_be.then(|| Arc::clone(&member.mailbox));
+            (mailbox, member.session())
+        };
+        if let Some(mailbox) = mailbox {
+            mailbox.fail(problem.clone());
+            return true;
+        }
+        let session = session.filter(|session| *session.id() == *id);
+        session.is_some_and(|session| {
+            session.end(problem.clone());
+            true
+        })
+    }
+
     /// The session that is logged in on the connection of that number.
     pub(super) fn session(&self, number: u64) -> Option<Arc<dyn LoggedIn>> {
         self.members.lock().by_number.get(&number)?.session()
@@ -320,7 +344,7 @@ impl Member {
     fn session(&self) -> Option<Arc<dyn LoggedIn>> {
         match &self.state {
             State::LoggedIn(session, _) => session.upgrade(),
-            State::Unfinished(_) | State::Admitted => None,
+            State::Unfinished(_) | State::Admitted(_) => None,
         }
     }
 }
@@ -371,15 +395,15 @@ impl Guard {
         }
     }
 
-    /// The connection may log in, and gives its place back. `false`: as many are logged in as are
-    /// allowed.
+    /// The connection may log in, with a session of this id, and gives its place back. `false`: as
+    /// many are logged in as are allowed.
     #[must_use]
-    pub fn let_in(&self) -> bool {
+    pub fn let_in(&self, session: &str) -> bool {
         let mut members = self.registry.members.lock();
         if members.admitted >= self.registry.max() {
             return false;
         }
-        let before = members.set(self.number, State::Admitted);
+        let before = members.set(self.number, State::Admitted(session.into()));
         drop(members);
         drop(before);
         true

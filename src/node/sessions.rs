@@ -78,6 +78,10 @@ impl Registry {
     }
 
     fn end(&self, target: &Target, problem: &Problem, late: Duration) -> usize {
+        if let Target::Session(id) = target {
+            let ends = number(id).is_some_and(|number| self.end_session(number, id, problem));
+            return usize::from(ends);
+        }
         let found = self.find_of(target, late);
         for session in &found {
             session.end(problem.clone());
@@ -205,8 +209,30 @@ async fn refresh_groups(sessions: Vec<Arc<dyn LoggedIn>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
-    use crate::hub::{Mailbox, MailboxConfig};
+    use crate::hub::{Item, Mailbox, MailboxConfig};
+
+    /// Of two logins of a user at the same time, one finds the other before that is done.
+    #[test]
+    fn a_session_that_is_about_to_be_is_replaced() {
+        let registry = Registry::new(10);
+        let mailbox = Mailbox::new(MailboxConfig::default());
+        let guard = registry.enter(Arc::clone(&mailbox)).unwrap();
+        let (id, of_nobody) = (guard.new_session_id(), guard.new_session_id());
+        assert_eq!(registry.replace(&id), 0, "it has not logged in");
+        assert!(guard.let_in(&id));
+        assert_eq!(registry.replace(&of_nobody), 0);
+        let take = || mailbox.poll_take(&Context::from_waker(Waker::noop()));
+        assert!(take().is_pending());
+        assert_eq!(registry.replace(&id), 1);
+        let taken = take();
+        let Poll::Ready(Item::Problem(problem)) = taken else {
+            panic!("{taken:?}");
+        };
+        assert_eq!(problem, Problem::Replaced);
+    }
 
     /// `stentor ctl session ID`, for example.
     #[test]
