@@ -7,19 +7,20 @@ use stomp_session::Problem;
 use super::context::{Context, Identity};
 use crate::{
     node::{Decision, Unknown},
-    presence::{Device, PresenceEntry},
+    presence::{Device, PresenceEntry, PresenceError, SessionInfo},
     telemetry,
 };
 
-/// Joins presence, if a login has to know of others, and does what the policy says. In a task of
-/// its own: a client that hangs up meanwhile must not leave a session that nobody ends.
+/// Joins presence, if a login has to know of others, and asks the policy. Answers the ids of the
+/// sessions that are to end for it. In a task of its own: a client that hangs up meanwhile must not
+/// leave a session that nobody ends.
 pub(super) async fn apply_policy(
     context: &Arc<Context>,
     identity: &Identity,
     device: Option<Box<Device>>,
-) -> Result<(), Problem> {
+) -> Result<Vec<Box<str>>, Problem> {
     if !context.settings().login_policy.is_limited() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let session = Arc::new(context.presence_entry(&identity.user.name, Vec::new(), device));
     let claiming = tokio::spawn(claim(Arc::clone(context), session));
@@ -30,37 +31,49 @@ pub(super) async fn apply_policy(
     })
 }
 
-async fn claim(context: Arc<Context>, session: Arc<PresenceEntry>) -> Result<(), Problem> {
+/// Ends the sessions that give way to a login.
+pub(super) fn end_others(context: &Context, ending: &[Box<str>]) {
+    for id in ending {
+        context.services.control.replace(id);
+    }
+}
+
+async fn claim(
+    context: Arc<Context>,
+    session: Arc<PresenceEntry>,
+) -> Result<Vec<Box<str>>, Problem> {
     let Some(presence) = &context.services.presence else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let policy = &context.settings().login_policy;
     let claimed = presence.claim(Arc::clone(&session)).await;
     // From now on it leaves with the context.
     context.set_here(&session);
+    decide(&context, &session, claimed).inspect_err(|_| context.leave())
+}
+
+fn decide(
+    context: &Context,
+    session: &PresenceEntry,
+    claimed: Result<Vec<SessionInfo>, PresenceError>,
+) -> Result<Vec<Box<str>>, Problem> {
+    let policy = &context.settings().login_policy;
     let user = &session.user;
     let decision = match claimed {
         Ok(others) => policy.decide(user, session.device.as_deref(), &others),
         Err(error) => {
             telemetry::sessions_unknown(&context.info(), &error);
-            match policy.unknown {
-                Unknown::Allow => return Ok(()),
+            return match policy.unknown {
+                Unknown::Allow => Ok(Vec::new()),
                 Unknown::Reject => {
                     let user = (&**user).into();
-                    return Err(Problem::LoginUnavailable { user });
+                    Err(Problem::LoginUnavailable { user })
                 }
-            }
+            };
         }
     };
     match decision {
-        Decision::Admit(ending) => {
-            for id in ending {
-                context.services.control.replace(&id);
-            }
-            Ok(())
-        }
+        Decision::Admit(ending) => Ok(ending),
         Decision::Reject(why) => {
-            context.leave();
             telemetry::login_refused(&context.info(), &why);
             Err(Problem::AlreadyLoggedInElsewhere(why.into()))
         }

@@ -35,7 +35,26 @@ enum Of {
     Key(Keys, Box<str>),
 }
 
-/// Takes over the sequence of a client whose CONNECT asks for it. Answers the last number that the
+/// The last number of which the client had the receipt, if its CONNECT asks for its sequence.
+///
+/// # Errors
+/// Its ERROR.
+pub(super) fn told(
+    context: &Context,
+    identity: &Identity,
+    headers: &Headers,
+) -> Result<Option<u64>, Problem> {
+    if context.services.sequences.is_none() {
+        return Ok(None);
+    }
+    numbering::told(headers, &identity.user.name, device(identity))
+}
+
+fn device(identity: &Identity) -> Option<&str> {
+    identity.device_id().filter(|id| !id.is_empty())
+}
+
+/// Takes over the sequence of a client that has `told` where it is. Answers the last number that the
 /// broker has.
 ///
 /// # Errors
@@ -43,18 +62,14 @@ enum Of {
 pub(super) async fn open(
     context: &Context,
     identity: &mut Identity,
-    headers: &Headers,
+    told: Option<u64>,
 ) -> Result<Option<u64>, Problem> {
-    let Some(store) = &context.services.sequences else {
-        return Ok(None);
-    };
-    let device = identity.device_id().filter(|id| !id.is_empty());
-    let Some(told) = numbering::told(headers, &identity.user.name, device)? else {
+    let (Some(store), Some(told)) = (&context.services.sequences, told) else {
         return Ok(None);
     };
     let name = SequenceName {
         holder: identity.holder(),
-        device: device.unwrap_or_default().into(),
+        device: device(identity).unwrap_or_default().into(),
     };
     let (sequence, last) = Sequence::open(Arc::clone(store), name, told).await?;
     identity.set_sequence(sequence);

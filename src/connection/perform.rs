@@ -95,8 +95,12 @@ async fn try_to_let_in(
         (None, None) => {}
     }
     let device = device.filter(|device| **device != Device::default());
-    admission::apply_policy(context, &identity, device.clone()).await?;
-    let last_number = once::open(context, &mut identity, &connect.headers).await?;
+    let told = once::told(context, &identity, &connect.headers)?;
+    let ending = admission::apply_policy(context, &identity, device.clone()).await?;
+    let opened = once::open(context, &mut identity, told).await;
+    let last_number = opened.inspect_err(|_| context.leave())?;
+    // Nothing can refuse it now: a login that fails has ended nobody's session.
+    admission::end_others(context, &ending);
     Ok(NewLogin {
         identity,
         device,

@@ -22,7 +22,7 @@ use crate::{
     control::Control,
     hub::{MailboxConfig, Vhosts},
     messaging::SequenceStore,
-    node::ClientAddress,
+    node::{ClientAddress, LoginPolicy},
     presence::Presence,
 };
 
@@ -54,6 +54,7 @@ pub(super) struct Options {
     pub(super) auth: auth::Config,
     pub(super) sequences: Option<Arc<dyn SequenceStore>>,
     pub(super) presence: Option<Arc<dyn Presence>>,
+    pub(super) sessions: LoginPolicy,
 }
 
 pub(super) struct House {
@@ -95,7 +96,7 @@ impl House {
             lifetime: Mutex::default(),
             named: Mutex::default(),
         });
-        let settings = Settings::new(
+        let mut settings = Settings::new(
             options.limits,
             options.stomp,
             options.mailbox,
@@ -103,6 +104,7 @@ impl House {
             &options.auth,
             "node-1",
         );
+        settings.login_policy = options.sessions;
         let auth = authenticator(&options.auth, &hook);
         let registry = Registry::new(1000);
         let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth));
@@ -169,7 +171,7 @@ pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send
 pub(super) struct Gate(watch::Sender<bool>);
 
 impl Gate {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(watch::Sender::new(true))
     }
 
@@ -181,7 +183,7 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    fn pass(&self) -> BoxFuture<'static, ()> {
+    pub(super) fn pass(&self) -> BoxFuture<'static, ()> {
         let mut gate = self.0.subscribe();
         async move {
             let _ = gate.wait_for(|open| *open).await;

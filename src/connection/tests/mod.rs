@@ -12,6 +12,7 @@ mod house;
 mod liveness;
 mod once;
 mod permissions;
+mod policy;
 mod pressure;
 mod protocol;
 mod queues;
