@@ -36,7 +36,7 @@ use crate::{
 
 /// How long a command holds, from when it is given. A node that was cut off for longer had its
 /// reasons, and whoever was meant may have come back by then.
-const LIFE: Duration = Duration::from_secs(5 * 60);
+pub(super) const LIFE: Duration = Duration::from_secs(5 * 60);
 
 /// How long a look holds. Nobody waits so long for its answers; but clocks differ.
 const LOOK_LIFE: Duration = Duration::from_secs(60);
@@ -55,6 +55,9 @@ const MAX_APART: usize = 1_000;
 
 /// Answers to one command that wait to be counted. Beyond, they are not.
 const MAX_ANSWERS: usize = 1_000;
+
+/// Commands that wait until RabbitMQ takes them. Beyond, they are lost.
+const MAX_OWED: usize = 10_000;
 
 /// Looks that are answered at a time: the answers go to all nodes, beside commands.
 const LOOKS: usize = 4;
@@ -76,6 +79,10 @@ struct Inner {
     /// The same, by the id of a look.
     looking: Mutex<HashMap<Box<str>, mpsc::Sender<NodeView>>>,
     heard: Mutex<Heard>,
+    /// The places of commands that RabbitMQ did not take at first.
+    owed: Semaphore,
+    /// The turn to try one of them again.
+    again: tokio::sync::Mutex<()>,
     /// The turns of answers to looks of operators.
     showing: Semaphore,
     /// The turns of answers that messages depend on: no operator's page takes them.
@@ -113,6 +120,8 @@ impl ControlLink {
             waiting: Mutex::default(),
             looking: Mutex::default(),
             heard: Mutex::default(),
+            owed: Semaphore::new(MAX_OWED),
+            again: tokio::sync::Mutex::default(),
             showing: Semaphore::new(LOOKS),
             deciding: Semaphore::new(LOOKS),
             apart: presence_in_memory.then(Mutex::default),
@@ -151,9 +160,30 @@ impl ControlLink {
         &self.0.exchange
     }
 
-    /// Tells all other nodes.
-    pub(super) async fn tell(&self, command: &Command) -> Result<(), Box<str>> {
-        self.publish(&self.envelope(command, false)).await
+    /// Tells all other nodes; again and again while RabbitMQ does not take it, for as long as the
+    /// command holds. It may come more than once.
+    pub(super) async fn tell_in_the_end(&self, command: &Command) -> Result<(), Box<str>> {
+        let envelope = self.envelope(command, false);
+        let end = after(LIFE);
+        let Err(mut error) = self.publish(&envelope).await else {
+            return Ok(());
+        };
+        let Ok(_owed) = self.0.owed.try_acquire() else {
+            return Err(error);
+        };
+        let mut backoff = Backoff::new(PAUSES);
+        let trying = async {
+            loop {
+                sleep(backoff.pause()).await;
+                // One at a time: the commands of operators wait behind these.
+                let _turn = self.0.again.lock().await;
+                match self.publish(&envelope).await {
+                    Ok(()) => return,
+                    Err(new) => error = new,
+                }
+            }
+        };
+        timeout_at(end, trying).await.map_err(|_| error)
     }
 
     /// Sends a command to all other nodes, and gathers their answers until `patience` is over. It

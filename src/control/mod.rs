@@ -388,7 +388,7 @@ impl Control {
                 session: session.into(),
             };
             background::spawn(async move {
-                if let Err(error) = link.tell(&command).await {
+                if let Err(error) = link.tell_in_the_end(&command).await {
                     telemetry::control_untold(command.name(), &error);
                 }
             });

@@ -1,12 +1,13 @@
 //! Nodes that ask each other, in virtual time, by a broker that takes its time and loses words.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    link::LIFE,
     wire::{Note, decode},
     *,
 };
@@ -40,6 +41,8 @@ struct Words {
     confirm: Mutex<Duration>,
     /// So many of its next answers do not come.
     lost: AtomicUsize,
+    /// The broker is away.
+    is_away: AtomicBool,
 }
 
 struct FakeBroker(Listeners, Arc<Words>);
@@ -99,6 +102,10 @@ impl VirtualHost for Link {
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        if self.words.is_away.load(Relaxed) {
+            let error = BrokerError::Unavailable("away".into());
+            return std::future::ready(Err(error)).boxed();
+        }
         let confirm = *self.words.confirm.lock();
         let confirmed: Confirm = async move {
             sleep(confirm).await;
@@ -134,8 +141,8 @@ impl VirtualHost for Link {
     }
 }
 
-/// A node without sessions, which shows its name.
-struct Fake(&'static str);
+/// A node without sessions, which shows its name, and notes those that are replaced.
+struct Fake(&'static str, Mutex<Vec<String>>);
 
 impl Views for Fake {
     fn view(&self, _: Look) -> BoxFuture<'_, Option<Value>> {
@@ -148,7 +155,8 @@ impl Sessions for Fake {
         0
     }
 
-    fn replace(&self, _: &str) -> usize {
+    fn replace(&self, session: &str) -> usize {
+        self.1.lock().push(session.into());
         0
     }
 
@@ -194,7 +202,7 @@ impl Authenticator for Fake {
 struct Node {
     control: Control,
     words: Arc<Words>,
-    _fake: Arc<Fake>,
+    fake: Arc<Fake>,
     _vhosts: Vhosts,
 }
 
@@ -206,7 +214,7 @@ impl Node {
         let (feed, journal) = (FeedConfig::default(), JournalConfig::default());
         let vhosts = Vhosts::new(Arc::new(broker), &config, &feed, &journal);
         let hub = vhosts.vhost(&config.default_vhost).unwrap();
-        let fake = Arc::new(Fake(name));
+        let fake = Arc::new(Fake(name, Mutex::default()));
         let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
             .join(hub, EXCHANGE);
         control.show(Arc::downgrade(&fake) as _);
@@ -215,9 +223,14 @@ impl Node {
         Self {
             control,
             words,
-            _fake: fake,
+            fake,
             _vhosts: vhosts,
         }
+    }
+
+    /// The sessions that were to be replaced since the last time.
+    fn replaced(&self) -> Vec<String> {
+        std::mem::take(&mut self.fake.1.lock())
     }
 
     /// The nodes that answer.
@@ -287,4 +300,53 @@ async fn a_node_that_began_of_late_is_waited_for() {
     assert_eq!(a.looked(subscribed()).await, ["a", "b", "c"]);
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     drop(b);
+}
+
+/// Otherwise both sessions of the user would stay.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_replaced_though_the_broker_is_away_for_a_while() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    let minute = Duration::from_secs(60);
+    a.words.is_away.store(true, Relaxed);
+    a.control.replace("old");
+    sleep(2 * minute).await;
+    assert_eq!(b.replaced(), Vec::<String>::new());
+    a.words.is_away.store(false, Relaxed);
+    sleep(minute).await;
+    assert_eq!(b.replaced(), ["old"]);
+    // By then, whoever was meant may have come back.
+    a.words.is_away.store(true, Relaxed);
+    a.control.replace("older");
+    sleep(LIFE).await;
+    a.words.is_away.store(false, Relaxed);
+    sleep(minute).await;
+    assert_eq!(b.replaced(), Vec::<String>::new());
+}
+
+/// In an alarm RabbitMQ confirms nothing. It may have taken it all the same.
+#[tokio::test(start_paused = true)]
+async fn what_was_not_confirmed_is_told_again_in_turn() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    *a.words.confirm.lock() = Duration::from_secs(60);
+    let sessions = ["1", "2", "3"];
+    for session in sessions {
+        a.control.replace(session);
+    }
+    sleep(Duration::from_secs(60)).await;
+    *a.words.confirm.lock() = Duration::ZERO;
+    sleep(Duration::from_secs(60)).await;
+    let replaced = b.replaced();
+    for session in sessions {
+        assert!(replaced.iter().filter(|known| *known == session).count() > 1);
+    }
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(b.replaced(), Vec::<String>::new());
 }
