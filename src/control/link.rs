@@ -31,7 +31,7 @@ use crate::{
     broker::{BrokerError, LANE_OF_CONTROL, Message, Properties, Publish, VirtualHost},
     deadline::after,
     hub::{Hub, Item, Mailbox, MailboxConfig, Overflow},
-    telemetry,
+    telemetry::{self, SentAt},
 };
 
 /// How long a command holds, from when it is given. A node that was cut off for longer had its
@@ -485,7 +485,11 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
         return telemetry::control_ignored(&cause);
     }
     match wire::decode(&message.body) {
-        Ok(Note::Command(envelope)) if envelope.node != link.0.node => {
+        Ok(Note::Command(mut envelope)) if envelope.node != link.0.node => {
+            // A ban says itself since when it holds; or its message may, if a backend set it.
+            if envelope.command.is_timeless() {
+                envelope.stamp = message.sent_at().and_then(SentAt::moment);
+            }
             run(link, shared, envelope).await;
         }
         Ok(Note::Command(_)) => {}
@@ -505,7 +509,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
         }
         Ok(Note::Bans { node, changes }) if node != link.0.node => {
             let is_new = |change: &&Change| {
-                let (applied, _) = shared.sessions.ban(change);
+                let applied = shared.sessions.hear_of_ban(change);
                 matches!(applied, Applied::Done(_))
             };
             let count = changes.iter().filter(is_new).count();

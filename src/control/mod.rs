@@ -70,9 +70,13 @@ pub trait Sessions: Send + Sync + 'static {
     /// many subscriptions have ended. Sessions that logged in since it was asked for are not meant.
     fn unsubscribe(&self, wanted: &Arc<Unsubscribe>, late: Duration) -> BoxFuture<'static, usize>;
 
-    /// Takes a ban, or its lifting. Sessions that it is about end, with ERROR `banned`; how many.
-    /// Of a ban that is lifted: 1, if it was in force here.
-    fn ban(&self, change: &Change) -> (Applied, usize);
+    /// Takes a ban, or its lifting: after all before. Without a stamp, it was asked for so long ago
+    /// (`late`). Sessions that it is about end, with ERROR `banned`; how many. Of a ban that is
+    /// lifted: 1, if it was in force here.
+    fn ban(&self, change: &Change, late: Duration) -> (Applied, usize);
+
+    /// Takes a ban that others know of, or its lifting, in whatever order. Its sessions end, too.
+    fn hear_of_ban(&self, change: &Change) -> Applied;
 
     /// The bans that this node knows, and those that are no more.
     fn bans(&self) -> Vec<Change>;
@@ -430,7 +434,7 @@ impl ControlShared {
                 return Ok(Effect::Awaited(self.sessions.unsubscribe(wanted, late)));
             }
             Command::Ban(change) => {
-                let (applied, hits) = self.sessions.ban(change);
+                let (applied, hits) = self.sessions.ban(change, late);
                 if applied == Applied::Full {
                     telemetry::bans_full(&change.subject);
                 }

@@ -172,8 +172,12 @@ impl Sessions for Fake {
         std::future::ready(0).boxed()
     }
 
-    fn ban(&self, change: &Change) -> (Applied, usize) {
+    fn ban(&self, change: &Change, _: Duration) -> (Applied, usize) {
         (Applied::Done(change.clone()), 0)
+    }
+
+    fn hear_of_ban(&self, change: &Change) -> Applied {
+        Applied::Done(change.clone())
     }
 
     fn bans(&self) -> Vec<Change> {

@@ -19,7 +19,7 @@
 //! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
 //! | `id` | the answers refer to it |
 //! | `node` | the node that gives the command; it does not hear its own |
-//! | `stamp` | in milliseconds since 1970. Of a ban, by a node: when it was set or lifted; the latest counts. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
+//! | `stamp` | in milliseconds since 1970. Of a ban, by a node: when it was set or lifted; the latest counts. Without it, it is as new as AMQP's `timestamp` says, or else as it comes; and what comes after it is newer. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
 //! | `version` | 1 if it is missing |
 //!
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
@@ -149,7 +149,8 @@ pub struct Envelope {
     pub node: Box<str>,
     /// The moment from which on nodes ignore it.
     pub expires: Option<SystemTime>,
-    /// When it was asked for; missing where that has no meaning ([`Command::Ban`]), or is not said.
+    /// When it was asked for; missing where it is not said. [`Command::Ban`] says that itself: so here
+    /// it is what its message says of it.
     pub stamp: Option<SystemTime>,
     /// Asks for answers.
     pub answer: bool,

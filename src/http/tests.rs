@@ -636,7 +636,7 @@ async fn a_request_from_a_banned_address_is_refused() {
     let registry = &server.services.registry;
     let now = std::time::SystemTime::now();
     let change = registry.bans().change(now, subject, Some(ban));
-    Sessions::ban(&**registry, &change);
+    Sessions::ban(&**registry, &change, Duration::ZERO);
     let answer = ask(&mut stream, &info).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(answer.ends_with("banned\n"), "{answer}");

@@ -3,7 +3,7 @@
 use std::{
     ops::Deref,
     sync::{Arc, OnceLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -37,8 +37,16 @@ impl Deref for BanBook {
 
 impl BanBook {
     /// As [`Bans::apply`]; what is new is written down for other nodes.
-    pub(super) fn apply(&self, now: SystemTime, change: &Change) -> Applied {
-        let applied = self.bans.apply(now, change);
+    pub(super) fn apply(&self, now: SystemTime, late: Duration, change: &Change) -> Applied {
+        self.tell(self.bans.apply(now, late, change))
+    }
+
+    /// As [`Bans::hear`], and the same.
+    pub(super) fn hear(&self, now: SystemTime, change: &Change) -> Applied {
+        self.tell(self.bans.hear(now, change))
+    }
+
+    fn tell(&self, applied: Applied) -> Applied {
         if matches!(applied, Applied::Done(_)) {
             self.news.notify_one();
         }

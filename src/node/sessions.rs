@@ -88,6 +88,25 @@ impl Registry {
         }
         found.len()
     }
+
+    /// Ends the sessions that a ban is about; how many. Of one that is lifted: 1, if it was in force.
+    fn hold_to(&self, now: SystemTime, applied: &Applied, was_banned: bool) -> usize {
+        let Applied::Done(done) = applied else {
+            return 0;
+        };
+        match &done.ban {
+            None => usize::from(was_banned),
+            Some(ban) if ban.is_over(now) => 0,
+            Some(ban) => {
+                let mut found = self.sessions(|_| true);
+                found.retain(|session| is_banned(&**session, &done.subject));
+                for session in &found {
+                    session.end(Problem::Banned(ban.reason.clone()));
+                }
+                found.len()
+            }
+        }
+    }
 }
 
 fn is_meant(session: &dyn LoggedIn, target: &Target) -> bool {
@@ -159,26 +178,19 @@ impl Sessions for Registry {
         .boxed()
     }
 
-    fn ban(&self, change: &Change) -> (Applied, usize) {
+    fn ban(&self, change: &Change, late: Duration) -> (Applied, usize) {
         let now = SystemTime::now();
         let was_banned = self.bans.of(now, &change.subject).is_some();
-        let applied = self.bans.apply(now, change);
-        let Applied::Done(done) = &applied else {
-            return (applied, 0);
-        };
-        let hits = match &done.ban {
-            None => usize::from(was_banned),
-            Some(ban) if ban.is_over(now) => 0,
-            Some(ban) => {
-                let mut found = self.sessions(|_| true);
-                found.retain(|session| is_banned(&**session, &done.subject));
-                for session in &found {
-                    session.end(Problem::Banned(ban.reason.clone()));
-                }
-                found.len()
-            }
-        };
+        let applied = self.bans.apply(now, late, change);
+        let hits = self.hold_to(now, &applied, was_banned);
         (applied, hits)
+    }
+
+    fn hear_of_ban(&self, change: &Change) -> Applied {
+        let now = SystemTime::now();
+        let applied = self.bans.hear(now, change);
+        self.hold_to(now, &applied, false);
+        applied
     }
 
     fn bans(&self) -> Vec<Change> {

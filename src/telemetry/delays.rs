@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use crate::units::moment;
+
 /// When a message was read off the broker's socket. In steps of 10 µs, so that four bytes go round
 /// in 11.9 hours: no message waits for that long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,13 +86,22 @@ fn steps(now: Instant) -> u32 {
 }
 
 impl SentAt {
+    /// The moment; `None`: there is no such date.
+    #[must_use]
+    pub fn moment(self) -> Option<SystemTime> {
+        moment(self.since_1970())
+    }
+
     /// How old the message is; `None` if it was sent later than now.
     fn age(self, since_1970: Duration) -> Option<Duration> {
-        let sent = match self {
+        Some(since_1970.checked_sub(self.since_1970())?.min(OLDEST))
+    }
+
+    fn since_1970(self) -> Duration {
+        match self {
             Self::Seconds(seconds) => Duration::from_secs(seconds),
             Self::Milliseconds(milliseconds) => Duration::from_millis(milliseconds),
-        };
-        Some(since_1970.checked_sub(sent)?.min(OLDEST))
+        }
     }
 }
 

@@ -57,9 +57,13 @@ impl Sessions for Fake {
         Box::pin(async move { sessions })
     }
 
-    fn ban(&self, change: &Change) -> (Applied, usize) {
+    fn ban(&self, change: &Change, _: Duration) -> (Applied, usize) {
         self.told.lock().push(format!("ban {}", change.subject));
         (Applied::Done(change.clone()), self.sessions)
+    }
+
+    fn hear_of_ban(&self, change: &Change) -> Applied {
+        Applied::Done(change.clone())
     }
 
     fn bans(&self) -> Vec<Change> {

@@ -6,6 +6,7 @@ use stomp_session::SubscriptionId;
 
 use super::*;
 use crate::{
+    broker::{Properties, Publish},
     control::{Ban, Command as Order, Subject, wire},
     hub::{Item, Mailbox, MailboxConfig},
 };
@@ -115,6 +116,35 @@ async fn backends_ban_by_the_exchange() {
     house.publish(CONTROL, "", r#"{"command":"unban","user":"alice"}"#);
     settle().await;
     let _ = connect(&house, "alice", "phone").await;
+}
+
+/// It need not say when it was set; its message may.
+#[tokio::test(start_paused = true)]
+async fn a_backend_s_ban_is_as_old_as_its_message() {
+    let house = House::new();
+    settle().await;
+    let sent = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let host = Arc::clone(house.services.vhosts.vhost("/").unwrap().host());
+    let publishing = host.publish(Publish {
+        exchange: CONTROL.into(),
+        routing_key: Box::default(),
+        properties: Properties {
+            timestamp: Some(1_700_000_000),
+            ..Properties::default()
+        },
+        body: Bytes::from_static(br#"{"command":"ban","user":"alice"}"#),
+        mandatory: false,
+        lane: 0,
+        slow: None,
+    });
+    publishing.await.unwrap().await.unwrap();
+    settle().await;
+    let page = house.services.registry.bans().list(sent, None, 10);
+    let [(_, since, _)] = &page.bans[..] else {
+        panic!("{page:?}");
+    };
+    // Reckoned from now, and back.
+    assert!(since.duration_since(sent).unwrap() < Duration::from_secs(1));
 }
 
 /// A node that begins to listen asks for them, and is told.

@@ -43,6 +43,10 @@ struct State {
 struct Entry {
     stamp: u64,
     ban: Option<Ban>,
+    /// Set where the stamp was assumed here, for a command without one that may have come late. What
+    /// the exchange brings after that was said after it, whatever its stamp; this is the greatest of
+    /// those since, or 0.
+    assumed: Option<u64>,
 }
 
 /// The marks of a client by which it may be banned.
@@ -66,9 +70,28 @@ pub struct BanPage {
 }
 
 impl Bans {
-    /// Takes a change, of this node or another's. [`Applied::Full`]: there are [`MAX_BANS`].
-    pub fn apply(&self, now: SystemTime, change: &Change) -> Applied {
-        self.0.write().apply(now, change)
+    /// Takes a change of this node, or one that the exchange of commands brings, which keeps their
+    /// order. Without a stamp, it was asked for so long ago (`late`), as far as is known.
+    /// [`Applied::Full`]: there are [`MAX_BANS`].
+    pub fn apply(&self, now: SystemTime, late: Duration, change: &Change) -> Applied {
+        let asked = now.checked_sub(late).unwrap_or(now);
+        let mut state = self.0.write();
+        let Some((stamp, assumed)) = state.in_order(asked, change) else {
+            return Applied::Known;
+        };
+        state.take(now, change, stamp, assumed)
+    }
+
+    /// Takes a change that another node, or Redis, knows of: in whatever order.
+    pub fn hear(&self, now: SystemTime, change: &Change) -> Applied {
+        let mut state = self.0.write();
+        let stamp = change.stamp;
+        let stamp = stamp.unwrap_or_else(|| state.stamp_after(now, &change.subject));
+        let known = state.entries.get(&change.subject);
+        if known.is_some_and(|known| known.stamp >= stamp) {
+            return Applied::Known;
+        }
+        state.take(now, change, stamp, None)
     }
 
     /// The ban that keeps this client out, and its subject. Of several, the one of the address
@@ -159,17 +182,33 @@ impl Bans {
 }
 
 impl State {
-    fn apply(&mut self, now: SystemTime, change: &Change) -> Applied {
-        let Change {
-            subject,
-            stamp,
-            ban,
-        } = change;
-        let stamp = stamp.unwrap_or_else(|| self.stamp_after(now, subject));
-        let known = self.entries.get(subject);
-        if known.is_some_and(|known| known.stamp >= stamp) {
-            return Applied::Known;
+    /// The stamp of a change that comes after all before, and [`Entry::assumed`]; `None`: it is
+    /// known already.
+    fn in_order(&self, asked: SystemTime, change: &Change) -> Option<(u64, Option<u64>)> {
+        let known = self.entries.get(&change.subject);
+        let assumed = known.and_then(|known| known.assumed);
+        let Some(stamp) = change.stamp else {
+            let next = self.stamp_after(asked, &change.subject);
+            return Some((next, Some(assumed.unwrap_or(0))));
+        };
+        let known = known.map(|known| known.stamp);
+        if known.is_none_or(|known| known < stamp) {
+            return Some((stamp, None));
         }
+        let is_later = assumed.is_some_and(|before| before < stamp);
+        let next = known?.saturating_add(1);
+        is_later.then_some((next, Some(stamp)))
+    }
+
+    fn take(
+        &mut self,
+        now: SystemTime,
+        change: &Change,
+        stamp: u64,
+        assumed: Option<u64>,
+    ) -> Applied {
+        let Change { subject, ban, .. } = change;
+        let known = self.entries.get(subject);
         let was_banned = known.is_some_and(|known| known.ban.is_some());
         if ban.is_some() && !was_banned && self.banned >= MAX_BANS {
             self.retire(now);
@@ -186,6 +225,7 @@ impl State {
             Entry {
                 stamp,
                 ban: ban.clone(),
+                assumed,
             },
         );
         Applied::Done(Change {

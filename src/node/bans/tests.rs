@@ -1,5 +1,6 @@
 use super::*;
 
+const AT_ONCE: Duration = Duration::ZERO;
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 fn start() -> SystemTime {
@@ -27,7 +28,10 @@ fn ban(until: Option<SystemTime>) -> Option<Ban> {
 
 fn set(bans: &Bans, now: SystemTime, subject: Subject, ban: Option<Ban>) -> Change {
     let change = bans.change(now, subject, ban);
-    assert_eq!(bans.apply(now, &change), Applied::Done(change.clone()));
+    assert_eq!(
+        bans.apply(now, AT_ONCE, &change),
+        Applied::Done(change.clone())
+    );
     change
 }
 
@@ -98,10 +102,10 @@ fn nodes_that_heard_the_same_agree() {
     for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]] {
         let other = Bans::default();
         for at in order.into_iter().chain(order) {
-            other.apply(now, &changes[at]);
+            other.hear(now, &changes[at]);
         }
         assert_eq!(other.changes(), one.changes(), "{order:?}");
-        assert_eq!(other.apply(now, &changes[0]), Applied::Known);
+        assert_eq!(other.hear(now, &changes[0]), Applied::Known);
     }
 }
 
@@ -118,8 +122,65 @@ fn a_node_s_word_is_newer_than_all_it_knows() {
         stamp: None,
         ban: ban(None),
     };
-    assert!(matches!(bans.apply(now, &change), Applied::Done(_)));
+    assert!(matches!(
+        bans.apply(now, AT_ONCE, &change),
+        Applied::Done(_)
+    ));
     assert!(is_banned(&bans, now, "alice", "192.0.2.1", "x"));
+}
+
+/// A node was cut off, and its queue kept what came: a backend's ban, which says no time, and that
+/// it was lifted, by a node that knows one.
+#[test]
+fn what_comes_after_a_ban_without_a_time_counts() {
+    let start = start();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let change = |seconds: Option<u64>, ban| Change {
+        subject: user("alice"),
+        stamp: seconds.map(|seconds| millis(at(seconds))),
+        ban,
+    };
+    let bans = Bans::default();
+    let is = |now| is_banned(&bans, at(now), "alice", "192.0.2.1", "x");
+    let apply = |change: &Change| match bans.apply(at(30), AT_ONCE, change) {
+        Applied::Done(done) => done.stamp.unwrap() - millis(start),
+        other => panic!("{other:?}"),
+    };
+    // What Redis had meanwhile makes no difference.
+    bans.hear(at(21), &change(Some(20), None));
+    assert_eq!(apply(&change(None, ban(None))), 30_000);
+    assert!(is(30));
+    // It is newer than what others have heard of the ban from this node.
+    assert_eq!(apply(&change(Some(20), None)), 30_001);
+    assert!(!is(30));
+    assert_eq!(apply(&change(Some(25), ban(None))), 30_002);
+    assert!(is(30));
+    // It is not said twice, and nobody but the exchange has an order.
+    let known = [
+        bans.apply(at(30), AT_ONCE, &change(Some(25), ban(None))),
+        bans.hear(at(30), &change(Some(26), None)),
+    ];
+    assert_eq!(known, [Applied::Known, Applied::Known]);
+    assert_eq!(apply(&change(Some(26), None)), 30_003);
+    // From now on the times count again.
+    assert_eq!(apply(&change(Some(40), ban(None))), 40_000);
+    let late = bans.apply(at(41), AT_ONCE, &change(Some(39), None));
+    assert_eq!(late, Applied::Known);
+}
+
+/// AMQP said when it was sent.
+#[test]
+fn a_ban_without_a_stamp_is_as_old_as_its_message() {
+    let (bans, now) = (Bans::default(), start());
+    let change = Change {
+        subject: user("alice"),
+        stamp: None,
+        ban: ban(None),
+    };
+    let Applied::Done(done) = bans.apply(now, HOUR, &change) else {
+        panic!("not done");
+    };
+    assert_eq!(done.stamp, Some(millis(now - HOUR)));
 }
 
 /// A node that was cut off must not bring it back.
@@ -131,7 +192,7 @@ fn the_end_of_a_ban_is_remembered_for_a_week() {
     set(&bans, now, network("192.0.2.1"), ban(Some(now + HOUR)));
     set(&bans, now, user("bob"), ban(None));
     assert_eq!(bans.sweep(now + REMEMBERED - HOUR), []);
-    assert_eq!(bans.apply(now, &before), Applied::Known);
+    assert_eq!(bans.apply(now, AT_ONCE, &before), Applied::Known);
     assert_eq!(bans.sweep(now + REMEMBERED + HOUR).len(), 2);
     assert_eq!(bans.changes().len(), 1);
     assert!(is_banned(
@@ -150,7 +211,7 @@ fn bans_are_bounded() {
         set(&bans, now, user(&number.to_string()), ban(Some(now + HOUR)));
     }
     let one_more = bans.change(now, user("alice"), ban(None));
-    assert_eq!(bans.apply(now, &one_more), Applied::Full);
+    assert_eq!(bans.apply(now, AT_ONCE, &one_more), Applied::Full);
     // One that is there can be changed, and lifted; then there is room.
     set(&bans, now, user("0"), ban(None));
     set(&bans, now, user("1"), None);

@@ -134,7 +134,7 @@ impl Mirror {
                 let Ok(change) = Change::from_json(&record.value) else {
                     continue;
                 };
-                let (applied, _) = registry.ban(&change);
+                let applied = registry.hear_of_ban(&change);
                 if applied == Applied::Full {
                     telemetry::bans_full(&change.subject);
                 }

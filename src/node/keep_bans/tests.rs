@@ -54,7 +54,7 @@ fn set(registry: &Registry, user: &str, is_banned: bool) {
     });
     let subject = Subject::user(user).unwrap();
     let change = registry.bans().change(SystemTime::now(), subject, ban);
-    let (applied, _) = registry.ban(&change);
+    let (applied, _) = registry.ban(&change, Duration::ZERO);
     assert_eq!(applied, Applied::Done(change));
 }
 
