@@ -194,7 +194,7 @@ impl Sessions for Registry {
     }
 
     fn bans(&self) -> Vec<Change> {
-        self.bans.changes()
+        self.bans.changes(SystemTime::now())
     }
 }
 

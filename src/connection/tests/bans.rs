@@ -168,7 +168,10 @@ async fn nodes_tell_each_other_their_bans() {
             changes.extend(some);
         }
     }
-    assert_eq!(changes, house.services.registry.bans().changes());
+    assert_eq!(
+        changes,
+        house.services.registry.bans().changes(SystemTime::now())
+    );
 
     // What another tells is taken, and ends sessions.
     let mut bob = connect(&house, "bob", "tablet").await;

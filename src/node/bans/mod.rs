@@ -1,14 +1,15 @@
-//! The bans of a node (pure: the caller passes the time).
+//! The bans of a node (pure: the caller passes the times).
 //!
 //! A node keeps the newest [`Change`] of each [`Subject`]. Those of bans that were lifted or are
 //! over are remembered for a while: a node that was cut off may still hold the ban, and must not
-//! bring it back.
+//! bring it back. The clock of the day may stand wrong for a while, so nothing is given up on its
+//! word of a moment.
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     ops::Bound,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ipnet::IpNet;
@@ -25,6 +26,11 @@ pub const MAX_BANS: usize = 10_000;
 /// For so long it is remembered that a ban is no more.
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// For so long, on end, the clock of the day has to say that this time is over: a clock that was set
+/// wrong is set right by then. No longer, for each start of the node begins anew, and what is never
+/// forgotten fills the store.
+const SURE: Duration = Duration::from_secs(6 * 60 * 60);
+
 /// The bans that a node knows of.
 #[derive(Debug, Default)]
 pub struct Bans(RwLock<State>);
@@ -35,14 +41,18 @@ struct State {
     /// The lengths of networks among the subjects, of IPv4 and IPv6: an address is looked up in a
     /// network of each length.
     lengths: [BTreeMap<u8, usize>; 2],
-    /// Entries with a ban, those among them that are over.
-    banned: usize,
+    /// Entries that are counted.
+    counted: usize,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     stamp: u64,
     ban: Option<Ban>,
+    /// It is one of [`MAX_BANS`]. Bans that are over need not be.
+    is_counted: bool,
+    /// Since when the clock of the day has said that it may be forgotten.
+    old_since: Option<Instant>,
     /// Set where the stamp was assumed here, for a command without one that may have come late. What
     /// the exchange brings after that was said after it, whatever its stamp; this is the greatest of
     /// those since, or 0.
@@ -159,14 +169,14 @@ impl Bans {
         page
     }
 
-    /// All changes that are remembered.
+    /// All changes that others are to know. They do not hear again of what is about to be forgotten:
+    /// two nodes that forget it one after the other would give it to each other for ever.
     #[must_use]
-    pub fn changes(&self) -> Vec<Change> {
+    pub fn changes(&self, now: SystemTime) -> Vec<Change> {
         let state = self.0.read();
         let entries = state.entries.iter();
-        entries
-            .map(|(subject, entry)| entry.change(subject))
-            .collect()
+        let told = entries.filter(|(_, entry)| !entry.is_old(now));
+        told.map(|(subject, entry)| entry.change(subject)).collect()
     }
 
     /// The number of bans in force.
@@ -175,9 +185,10 @@ impl Bans {
         self.0.read().in_force(now)
     }
 
-    /// Forgets bans that have been no more for long, and returns them.
-    pub fn sweep(&self, now: SystemTime) -> Vec<Change> {
-        self.0.write().sweep(now)
+    /// Forgets bans that have been no more for long, and returns them. `now` is the clock of the day,
+    /// `moment` the one that only goes forward.
+    pub fn sweep(&self, now: SystemTime, moment: Instant) -> Vec<Change> {
+        self.0.write().sweep(now, moment)
     }
 }
 
@@ -209,10 +220,10 @@ impl State {
     ) -> Applied {
         let Change { subject, ban, .. } = change;
         let known = self.entries.get(subject);
-        let was_banned = known.is_some_and(|known| known.ban.is_some());
-        if ban.is_some() && !was_banned && self.banned >= MAX_BANS {
+        let was_counted = known.is_some_and(|known| known.is_counted);
+        if ban.is_some() && !was_counted && self.counted >= MAX_BANS {
             self.retire(now);
-            if self.banned >= MAX_BANS {
+            if self.counted >= MAX_BANS {
                 return Applied::Full;
             }
         }
@@ -225,6 +236,8 @@ impl State {
             Entry {
                 stamp,
                 ban: ban.clone(),
+                is_counted: ban.is_some(),
+                old_since: None,
                 assumed,
             },
         );
@@ -244,44 +257,51 @@ impl State {
         entries.filter(|entry| entry.is_in_force(now)).count()
     }
 
-    fn sweep(&mut self, now: SystemTime) -> Vec<Change> {
-        let entries = self.entries.iter();
-        let old = entries.filter(|(_, entry)| entry.is_forgotten(now));
-        let old: Vec<_> = old.map(|(subject, entry)| entry.change(subject)).collect();
+    fn sweep(&mut self, now: SystemTime, moment: Instant) -> Vec<Change> {
+        let mut old = Vec::new();
+        for (subject, entry) in &mut self.entries {
+            if !entry.is_old(now) {
+                entry.old_since = None;
+            } else if moment.saturating_duration_since(*entry.old_since.get_or_insert(moment))
+                >= SURE
+            {
+                old.push(entry.change(subject));
+            }
+        }
         for change in &old {
             self.remove(&change.subject);
         }
         old
     }
 
-    /// Bans that are over are no bans any more.
+    /// Bans that are over take no room.
     fn retire(&mut self, now: SystemTime) {
         for entry in self.entries.values_mut() {
-            if entry.ban.as_ref().is_some_and(|ban| ban.is_over(now)) {
-                entry.ban = None;
-                self.banned = self.banned.saturating_sub(1);
+            if entry.is_counted && !entry.is_in_force(now) {
+                entry.is_counted = false;
+                self.counted = self.counted.saturating_sub(1);
             }
         }
     }
 
     /// Of those that are no more, no more are remembered than there may be bans. Some go at a
-    /// time, since they have to be looked for.
+    /// time, since they have to be looked for: first those that were lifted.
     fn forget_oldest(&mut self) {
         const AT_A_TIME: usize = MAX_BANS / 10;
         let entries = self.entries.iter();
-        let no_more = entries.filter(|(_, entry)| entry.ban.is_none());
+        let no_more = entries.filter(|(_, entry)| !entry.is_counted);
         let mut oldest: Vec<_> = no_more
-            .map(|(subject, entry)| (entry.stamp, subject.clone()))
+            .map(|(subject, entry)| (entry.ban.is_some(), entry.stamp, subject.clone()))
             .collect();
         oldest.sort_unstable();
-        for (_, subject) in oldest.iter().take(AT_A_TIME) {
+        for (_, _, subject) in oldest.iter().take(AT_A_TIME) {
             self.remove(subject);
         }
     }
 
     fn insert(&mut self, subject: Subject, entry: Entry) {
-        if entry.ban.is_some() {
-            self.banned = self.banned.saturating_add(1);
+        if entry.is_counted {
+            self.counted = self.counted.saturating_add(1);
         }
         if let Subject::Address(network) = &subject {
             let length = network.prefix_len();
@@ -295,8 +315,8 @@ impl State {
         let Some(entry) = self.entries.remove(subject) else {
             return;
         };
-        if entry.ban.is_some() {
-            self.banned = self.banned.saturating_sub(1);
+        if entry.is_counted {
+            self.counted = self.counted.saturating_sub(1);
         }
         if let Subject::Address(network) = subject {
             let length = network.prefix_len();
@@ -332,7 +352,7 @@ impl Entry {
         self.ban.as_ref().is_some_and(|ban| !ban.is_over(now))
     }
 
-    fn is_forgotten(&self, now: SystemTime) -> bool {
+    fn is_old(&self, now: SystemTime) -> bool {
         let ended = match &self.ban {
             None => Some(time(self.stamp)),
             Some(ban) => ban.until,

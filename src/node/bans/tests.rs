@@ -104,7 +104,7 @@ fn nodes_that_heard_the_same_agree() {
         for at in order.into_iter().chain(order) {
             other.hear(now, &changes[at]);
         }
-        assert_eq!(other.changes(), one.changes(), "{order:?}");
+        assert_eq!(other.changes(now), one.changes(now), "{order:?}");
         assert_eq!(other.hear(now, &changes[0]), Applied::Known);
     }
 }
@@ -191,10 +191,13 @@ fn the_end_of_a_ban_is_remembered_for_a_week() {
     set(&bans, now, user("alice"), None);
     set(&bans, now, network("192.0.2.1"), ban(Some(now + HOUR)));
     set(&bans, now, user("bob"), ban(None));
-    assert_eq!(bans.sweep(now + REMEMBERED - HOUR), []);
+    let moment = Instant::now();
+    assert_eq!(bans.sweep(now + REMEMBERED - HOUR, moment), []);
     assert_eq!(bans.apply(now, AT_ONCE, &before), Applied::Known);
-    assert_eq!(bans.sweep(now + REMEMBERED + HOUR).len(), 2);
-    assert_eq!(bans.changes().len(), 1);
+    assert_eq!(bans.sweep(now + REMEMBERED + HOUR, moment + HOUR), []);
+    let later = moment + HOUR + SURE;
+    assert_eq!(bans.sweep(now + REMEMBERED + HOUR + SURE, later).len(), 2);
+    assert_eq!(bans.changes(now).len(), 1);
     assert!(is_banned(
         &bans,
         now + REMEMBERED * 9,
@@ -202,6 +205,33 @@ fn the_end_of_a_ban_is_remembered_for_a_week() {
         "192.0.2.1",
         "x"
     ));
+}
+
+/// A ban that holds is neither given up nor lifted meanwhile.
+#[test]
+fn a_clock_that_stands_wrong_for_a_while_ends_no_ban_for_good() {
+    let (now, moment) = (start(), Instant::now());
+    let wrong = now + 400 * 24 * HOUR;
+    let bans = Bans::default();
+    set(&bans, now, user("alice"), ban(Some(now + HOUR)));
+    set(&bans, now, user("bob"), ban(None));
+    set(&bans, now, user("bob"), None);
+    for seconds in [0, 5] {
+        let later = moment + Duration::from_secs(seconds);
+        assert_eq!(bans.sweep(wrong, later), []);
+    }
+    assert!(is_banned(&bans, now, "alice", "192.0.2.1", "x"));
+    // What it said then does not count later.
+    assert_eq!(bans.sweep(now, moment + HOUR), []);
+    assert_eq!(bans.sweep(wrong, moment + 2 * SURE), []);
+    assert_eq!(bans.sweep(wrong, moment + 3 * SURE).len(), 2);
+
+    let bans = Bans::default();
+    for number in 0..MAX_BANS {
+        set(&bans, now, user(&number.to_string()), ban(Some(now + HOUR)));
+    }
+    set(&bans, wrong, user("alice"), ban(None));
+    assert!(is_banned(&bans, now, "0", "192.0.2.1", "x"));
 }
 
 #[test]
@@ -225,7 +255,7 @@ fn bans_are_bounded() {
     for number in 0..100 {
         set(&bans, later, user(&format!("more {number}")), None);
     }
-    assert!(bans.changes().len() <= 2 * MAX_BANS);
+    assert!(bans.changes(now).len() <= 2 * MAX_BANS);
     assert!(is_banned(&bans, later, "alice", "192.0.2.1", "x"));
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::time::timeout;
+use tokio::time::{self, timeout};
 
 use super::{
     bans::{Bans, Suspect},
@@ -91,7 +91,9 @@ fn record(change: &Change) -> Record {
 pub async fn keep_bans(registry: Weak<Registry>) {
     let mut mirror = Mirror::default();
     while let Some(registry) = registry.upgrade() {
-        let forgotten = registry.bans.sweep(SystemTime::now());
+        let forgotten = registry
+            .bans
+            .sweep(SystemTime::now(), time::Instant::now().into_std());
         if let Some(records) = registry.bans.records.get() {
             // Presence says in the log that Redis is away; the next look comes soon.
             let _ = mirror.compare(&registry, &**records, forgotten).await;
@@ -145,7 +147,7 @@ impl Mirror {
                 telemetry::bans_heard("Redis", count);
             }
         }
-        let changes = registry.bans.changes();
+        let changes = registry.bans.changes(SystemTime::now());
         let missing: Vec<_> = changes
             .iter()
             .map(record)

@@ -121,6 +121,32 @@ async fn forgotten_records_are_written_anew() {
     assert!(is_banned(&two, "alice"));
 }
 
+/// Each in its own time, and none brings it back.
+#[tokio::test(start_paused = true)]
+async fn what_was_lifted_long_ago_is_forgotten_by_all() {
+    let hour = Duration::from_secs(60 * 60);
+    let store = Arc::new(Store::default());
+    let lifted = SystemTime::now() - 8 * 24 * hour;
+    let lifted = lifted.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let change = Change {
+        subject: Subject::user("alice").unwrap(),
+        stamp: Some(u64::try_from(lifted.as_millis()).unwrap()),
+        ban: None,
+    };
+    store.put(&[record(&change)]).await.unwrap();
+    let known = |node: &Registry| node.bans().changes(SystemTime::UNIX_EPOCH).len();
+    let written = async || store.read(None).await.unwrap().unwrap().records.len();
+    let one = node(&store);
+    sleep(3 * hour).await;
+    let two = node(&store);
+    look().await;
+    assert_eq!((known(&one), known(&two), written().await), (1, 1, 1));
+    sleep(3 * hour + EVERY).await;
+    assert_eq!((known(&one), known(&two), written().await), (0, 1, 0));
+    sleep(3 * hour + EVERY).await;
+    assert_eq!((known(&one), known(&two), written().await), (0, 0, 0));
+}
+
 /// The task ends with the registry.
 #[tokio::test(start_paused = true)]
 async fn nobody_keeps_bans_for_a_node_that_is_gone() {
