@@ -11,7 +11,7 @@ use crate::{
     telemetry,
 };
 
-/// Joins presence, if a login has to know of others, and asks the policy. Answers the ids of the
+/// Tells presence of the login, if it has to know of others, and asks the policy. Answers the ids of the
 /// sessions that are to end for it. In a task of its own: a client that hangs up meanwhile must not
 /// leave a session that nobody ends.
 pub(super) async fn apply_policy(
@@ -31,8 +31,11 @@ pub(super) async fn apply_policy(
     })
 }
 
-/// Ends the sessions that give way to a login.
-pub(super) fn end_others(context: &Context, ending: &[Box<str>]) {
+/// A session that was admitted joins presence, and those that give way to it end.
+pub(super) fn enter(context: &Context, ending: &[Box<str>]) {
+    if let (Some(presence), Some(session)) = (&context.services.presence, context.here()) {
+        presence.join(Arc::clone(session));
+    }
     for id in ending {
         context.services.control.replace(id);
     }

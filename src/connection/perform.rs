@@ -100,7 +100,7 @@ async fn try_to_let_in(
     let opened = once::open(context, &mut identity, told).await;
     let last_number = opened.inspect_err(|_| context.leave())?;
     // Nothing can refuse it now: a login that fails has ended nobody's session.
-    admission::end_others(context, &ending);
+    admission::enter(context, &ending);
     Ok(NewLogin {
         identity,
         device,

@@ -171,6 +171,14 @@ impl PresenceEntry {
         Some(std::mem::replace(&mut changing.groups, groups))
     }
 
+    /// As others find it that claim, before it has joined.
+    pub(super) fn claimed(&self, node: &str) -> SessionInfo {
+        SessionInfo {
+            status: Status::Offline,
+            ..self.info(node)
+        }
+    }
+
     /// As others see it, on the node of this name.
     #[must_use]
     pub fn info(&self, node: &str) -> SessionInfo {

@@ -48,6 +48,8 @@ struct Inner {
 #[derive(Debug)]
 struct MemoryState {
     held: Held,
+    /// Sessions that are about to join.
+    claimed: Held,
     /// In the order of their ids, to be listed.
     by_id: BTreeMap<Box<str>, Arc<PresenceEntry>>,
     /// The users of each group that are here; no group is empty.
@@ -103,6 +105,7 @@ async fn settle_later(inner: Arc<Inner>) {
 
 impl Inner {
     fn join(&self, state: &mut MemoryState, session: Arc<PresenceEntry>) {
+        state.claimed.remove(&session);
         if state.closed || !state.held.insert(&session) {
             return;
         }
@@ -158,6 +161,7 @@ impl MemoryState {
     fn new(debounce: Duration) -> Self {
         Self {
             held: Held::default(),
+            claimed: Held::default(),
             by_id: BTreeMap::new(),
             groups: HashMap::new(),
             told: HashMap::new(),
@@ -200,20 +204,32 @@ impl Presence for MemoryPresence {
         &self,
         session: Arc<PresenceEntry>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
-        let state = &mut *self.inner.state.lock();
-        let before = if state.held.count(&session.user) > MOST_CLAIMED {
-            Err(too_many(state.held.count(&session.user)))
+        let MemoryState {
+            held,
+            claimed,
+            closed,
+            ..
+        } = &mut *self.inner.state.lock();
+        let user = &session.user;
+        let count = held.count(user).saturating_add(claimed.count(user));
+        let before = if count > MOST_CLAIMED {
+            Err(too_many(count))
         } else {
-            let before = state.held.of(&session.user);
-            let before = before.iter().map(|session| self.info(session)).collect();
-            Ok(UserPresence::new(before).sessions)
+            let node = &self.inner.node.name;
+            let here = held.of(user).into_iter().map(|session| session.info(node));
+            let others = claimed.of(user).into_iter();
+            let before = here.chain(others.map(|session| session.claimed(node)));
+            Ok(UserPresence::new(before.collect()).sessions)
         };
-        self.inner.join(state, session);
+        if !*closed && !held.contains(&session) {
+            claimed.insert(&session);
+        }
         future::ready(before).boxed()
     }
 
     fn leave(&self, session: &Arc<PresenceEntry>) {
         let state = &mut *self.inner.state.lock();
+        state.claimed.remove(session);
         let before = state.held.status(&session.user);
         if !state.held.remove(session) {
             return;
@@ -472,6 +488,26 @@ mod tests {
         assert_eq!(scene.next(start).await, "60 alice busy>away");
         scene.join("alice", Status::Invisible);
         assert_eq!(scene.next(start).await, "60 alice away>offline");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_refused_is_no_event() {
+        let scene = Scene::new();
+        let start = Instant::now();
+        scene.join("alice", Status::Online);
+        assert_eq!(scene.next(start).await, "0 alice offline>online");
+        for status in [Status::Invisible, Status::Busy] {
+            let session = PresenceEntry::new("alice".into(), "s", "tcp", Vec::new());
+            let session = Arc::new(session.with_status(status));
+            let others = scene.presence.claim(Arc::clone(&session)).await.unwrap();
+            assert_eq!(others.len(), 1);
+            scene.presence.leave(&session);
+        }
+        pass(100).await;
+        scene.join("bob", Status::Online);
+        assert_eq!(scene.next(start).await, "100 bob offline>online");
+        let counts = scene.presence.counts().await.unwrap();
+        assert_eq!((counts.sessions, counts.users), (2, 2));
     }
 
     #[tokio::test(start_paused = true)]

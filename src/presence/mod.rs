@@ -50,9 +50,11 @@ pub trait Presence: Send + Sync + 'static {
     /// [`Presence::leave`], for as long as this node lives. To join twice is to join once.
     fn join(&self, session: Arc<PresenceEntry>);
 
-    /// As [`Presence::join`], and answers the sessions of its user that were here before it, on all
-    /// nodes, the oldest first: of two that claim at the same time, one finds the other. The
-    /// session has joined in any case; a caller that does not like the answer lets it leave.
+    /// A session is about to join: answers the sessions of its user that joined or claimed before
+    /// it, on all nodes, the oldest first. Of two that claim at the same time, one finds the other,
+    /// and those that have only claimed are offline. Nobody else sees anything of it until it joins,
+    /// whatever the answer is; a caller that does not like it lets the session leave, which is no
+    /// event then.
     ///
     /// # Errors
     /// As [`Presence::users`]; also if the user has so many sessions ([`MOST_CLAIMED`]) that to look
@@ -62,7 +64,7 @@ pub trait Presence: Send + Sync + 'static {
         session: Arc<PresenceEntry>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>>;
 
-    /// A session that joined has ended. To leave twice, or without having joined, does nothing.
+    /// A session that joined or claimed has ended. To leave twice, or without either, does nothing.
     /// A user is online, and in a group, for as long as one of its sessions says so.
     fn leave(&self, session: &Arc<PresenceEntry>);
 

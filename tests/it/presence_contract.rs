@@ -277,6 +277,7 @@ contract! {
     a_status_is_told_as_others_see_it
     an_event_names_the_groups
     a_claim_hears_of_the_sessions_before_it
+    nobody_else_sees_a_claim
     of_many_who_claim_at_once_each_finds_those_before_it
     closing_takes_all_offline
 }
@@ -846,10 +847,14 @@ async fn a_claim_hears_of_the_sessions_before_it<F: Fixture>() {
         Arc::new(session)
     });
     assert_eq!(claim(&first).await, Ok(Vec::new()));
-    assert_eq!(claim(&second).await, Ok(vec![first.info("n")]));
-    // They have joined, and are like any that did.
-    assert_eq!(presence.held(&user).len(), 2);
+    let mut claimed = first.info("n");
+    claimed.status = Status::Offline;
+    assert_eq!(claim(&second).await, Ok(vec![claimed]));
+    // They join, and are like any that did.
+    assert_eq!(presence.held(&user).len(), 0);
+    presence.join(Arc::clone(&first));
     presence.join(Arc::clone(&second));
+    assert_eq!(presence.held(&user).len(), 2);
     presence.regroup(&second, names(&[&group]));
     until_group(&*presence, &group, &[&user]).await;
     until_sessions(&*presence, &user, 2).await;
@@ -864,6 +869,39 @@ async fn a_claim_hears_of_the_sessions_before_it<F: Fixture>() {
     presence.leave(&second);
     presence.leave(&next);
     until_status(&*presence, &user, Status::Offline).await;
+}
+
+/// A login that is refused changes nothing for others.
+async fn nobody_else_sees_a_claim<F: Fixture>() {
+    let (presence, events) = F::start().await.telling(AT_ONCE);
+    let [alice, bob] = ["alice", "bob"].map(unique);
+    presence.join(session(&alice, &[]));
+    assert_eq!(next_event(&events).await, format!("{alice} offline>online"));
+    let with = |status| Arc::new(new_session(&alice, &[]).with_status(status));
+    for status in [Status::Invisible, Status::Busy] {
+        let refused = with(status);
+        let others = presence.claim(Arc::clone(&refused)).await.unwrap();
+        assert_eq!(others.len(), 1);
+        let seen = presence.user(&alice).await.unwrap();
+        assert_eq!((seen.status, seen.count), (Status::Online, 1));
+        assert_eq!(presence.session(&refused.id).await, Ok(None));
+        assert_eq!(presence.count_sessions(&alice).await, Ok(1));
+        presence.leave(&refused);
+        eventually(DEADLINE, "the claim is withdrawn", async || {
+            let next = session(&alice, &[]);
+            let others = presence.claim(Arc::clone(&next)).await;
+            presence.leave(&next);
+            others.is_ok_and(|others| others.len() == 1)
+        })
+        .await;
+    }
+    // There was no event before this one.
+    presence.join(session(&bob, &[]));
+    assert_eq!(next_event(&events).await, format!("{bob} offline>online"));
+    let admitted = with(Status::Busy);
+    presence.claim(Arc::clone(&admitted)).await.unwrap();
+    presence.join(admitted);
+    assert_eq!(next_event(&events).await, format!("{alice} online>busy"));
 }
 
 async fn of_many_who_claim_at_once_each_finds_those_before_it<F: Fixture>() {

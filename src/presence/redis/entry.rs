@@ -283,14 +283,27 @@ pub(super) fn decode_listed(value: &[u8]) -> Option<Grouped> {
 /// Transports that take one byte.
 const TRANSPORTS: [(u8, &str); 2] = [(1, "websocket"), (2, "tcp")];
 
-/// The value of a session's field: the status (one byte, which the script that settles reads),
-/// since when in milliseconds (six), the transport (its number, or zero and the name), the
+/// The value of a session's field: the status (one byte; offline where it has only claimed), since when in milliseconds (six), the transport (its number, or zero and the name), the
 /// client's address (4 or 6, address and port; or zero); then, if one is there, the kind and the
 /// id of the device, and the seconds until it was last seen (four). Numbers are big-endian, texts
 /// have their length. Later versions add to the end.
 pub(super) fn encode(session: &PresenceEntry) -> Vec<u8> {
+    encode_with(session.status(), session)
+}
+
+/// The same of a session that is about to join: those that claim find it, and nobody else.
+pub(super) fn encode_claimed(session: &PresenceEntry) -> Vec<u8> {
+    encode_with(Status::Offline, session)
+}
+
+/// Whether a session has joined.
+pub(super) fn is_here(session: &SessionInfo) -> bool {
+    session.status != Status::Offline
+}
+
+fn encode_with(status: Status, session: &PresenceEntry) -> Vec<u8> {
     let mut value = Vec::with_capacity(32);
-    value.push(session.status().byte());
+    value.push(status.byte());
     let since = session.since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let [_, _, since @ ..] = u64::try_from(since.as_millis())
         .unwrap_or(u64::MAX)

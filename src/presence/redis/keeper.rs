@@ -420,6 +420,12 @@ impl Teller<'_> {
                 self.unlist(session);
                 None
             }
+            KeeperStep::Withdraw(session) => {
+                let (key, fields) = (self.keys().user(&session.user), self.ever(&session.id));
+                self.remove(&key, &fields);
+                self.unlist(session);
+                None
+            }
         }
     }
 

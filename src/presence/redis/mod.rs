@@ -233,7 +233,7 @@ impl Presence for RedisPresence {
                 Some(taken) => reader.claim(&session, taken.lease).await,
                 None => Err(unavailable("this node has no lease")),
             };
-            shared.join(session);
+            shared.claim(&session);
             before
         }
         .boxed()

@@ -53,6 +53,9 @@ pub(super) struct Taken {
 #[derive(Debug)]
 struct RedisState {
     held: Held,
+    /// Sessions that are about to join. Their claims stand in Redis under the lease of then; one that
+    /// is lost with it is not repeated, for they join or leave in a moment.
+    claimed: Held,
     queue: VecDeque<Change>,
     /// Sessions that left; their users may have left with them.
     left: Departures,
@@ -74,6 +77,8 @@ enum Change {
     Tell(Arc<PresenceEntry>, Vec<Arc<str>>),
     /// It has left; and by which departure, if that begins a debounce.
     Leave(Arc<PresenceEntry>, Option<Stamp>),
+    /// It has left before it joined.
+    Withdraw(Arc<PresenceEntry>),
 }
 
 /// One thing to tell Redis.
@@ -98,6 +103,8 @@ pub(super) enum KeeperStep {
     },
     /// Its user has left anew since: that departure settles.
     Unlist(Arc<PresenceEntry>),
+    /// It had claimed, and was never here.
+    Withdraw(Arc<PresenceEntry>),
 }
 
 #[derive(Debug)]
@@ -133,6 +140,7 @@ impl RedisShared {
         Self {
             state: Mutex::new(RedisState {
                 held: Held::default(),
+                claimed: Held::default(),
                 queue: VecDeque::new(),
                 left: Departures::new(debounce),
                 unsaid: 0,
@@ -148,8 +156,17 @@ impl RedisShared {
         }
     }
 
+    /// Its claim is, or may be, in Redis.
+    pub(super) fn claim(&self, session: &Arc<PresenceEntry>) {
+        let mut state = self.state.lock();
+        if !state.closed && !state.held.contains(session) {
+            state.claimed.insert(session);
+        }
+    }
+
     pub(super) fn join(&self, session: Arc<PresenceEntry>) {
         let mut state = self.state.lock();
+        state.claimed.remove(&session);
         if !state.closed && state.held.insert(&session) {
             state.push(Change::Tell(session, Vec::new()));
             drop(state);
@@ -159,6 +176,11 @@ impl RedisShared {
 
     pub(super) fn leave(&self, session: &Arc<PresenceEntry>) {
         let state = &mut *self.state.lock();
+        if state.claimed.remove(session) {
+            state.push(Change::Withdraw(Arc::clone(session)));
+            self.wake.notify_one();
+            return;
+        }
         let before = state.held.status(&session.user);
         if state.held.remove(session) {
             let now = Instant::now();
@@ -207,6 +229,7 @@ impl RedisShared {
         let mut state = self.state.lock();
         state.closed = true;
         state.held = Held::default();
+        state.claimed = Held::default();
         state.overflow();
         state.saying.clear();
         drop(state);
@@ -287,7 +310,7 @@ impl RedisShared {
                     }
                     state.left.put_back(now, departure);
                 }
-                KeeperStep::Exit { .. } | KeeperStep::Unlist(_) => {}
+                KeeperStep::Exit { .. } | KeeperStep::Unlist(_) | KeeperStep::Withdraw(_) => {}
             }
         }
     }
@@ -404,6 +427,7 @@ impl RedisState {
                         stamp,
                     });
                 }
+                Change::Withdraw(session) => return Some(KeeperStep::Withdraw(session)),
             }
         }
         let (departure, settles) = self.left.pop(now)?;
@@ -459,7 +483,7 @@ impl KeeperStep {
         match self {
             Self::Enter(Entered { user, .. }) => of_groups(user).saturating_add(3),
             Self::Exit { user, .. } => of_groups(user).saturating_add(3),
-            Self::Settle { .. } => 2,
+            Self::Settle { .. } | Self::Withdraw(_) => 2,
             Self::Unlist(_) => 1,
         }
     }
@@ -496,6 +520,7 @@ mod tests {
                 format!("?{} {:?}", departure.session.user, Untold::of(departure))
             }
             KeeperStep::Unlist(session) => format!("/{}", session.user),
+            KeeperStep::Withdraw(session) => format!("x{}", session.user),
         });
         told.collect()
     }
@@ -537,6 +562,26 @@ mod tests {
         shared.leave(&flaps);
         assert_eq!(take(&shared), ["-a offline in [] not []", "?a AsIs"]);
         assert_eq!(shared.due(), None);
+    }
+
+    #[test]
+    fn a_claim_is_withdrawn_or_becomes_a_session() {
+        let shared = RedisShared::new(AT_ONCE);
+        let [refused, admitted] = ["refused", "admitted"].map(|user| session(user, &[]));
+        for session in [&refused, &admitted] {
+            shared.claim(session);
+        }
+        assert_eq!((take(&shared).len(), shared.len()), (0, 0));
+        shared.leave(&refused);
+        shared.leave(&refused);
+        shared.join(Arc::clone(&admitted));
+        assert_eq!(take(&shared), ["xrefused", "+admitted online in [] not []"]);
+        assert_eq!((shared.due(), shared.len()), (None, 1));
+        shared.leave(&admitted);
+        assert_eq!(
+            take(&shared),
+            ["-admitted offline in [] not []", "?admitted AsIs"]
+        );
     }
 
     #[test]
@@ -606,7 +651,7 @@ mod tests {
                 is_unsure,
                 ..
             } => Some((&*departure.session.user, *is_unsure)),
-            KeeperStep::Exit { .. } | KeeperStep::Unlist(_) => None,
+            KeeperStep::Exit { .. } | KeeperStep::Unlist(_) | KeeperStep::Withdraw(_) => None,
         });
         doubts.collect()
     }

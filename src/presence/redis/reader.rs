@@ -10,7 +10,7 @@ use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 use super::{
     Store,
     connect::unavailable,
-    entry::{LeaseId, decode, decode_here, decode_listed, decode_node, partition_of},
+    entry::{LeaseId, decode, decode_here, decode_listed, decode_node, is_here, partition_of},
     script,
 };
 use crate::presence::{
@@ -123,7 +123,7 @@ impl RedisReader {
             let user = Arc::from(*name);
             let sessions = fields.iter().filter_map(|(field, value)| {
                 let (lease, id) = LeaseId::split(field)?;
-                decode(&user, id, &nodes.get(&lease)?.name, value)
+                decode(&user, id, &nodes.get(&lease)?.name, value).filter(is_here)
             });
             let mut found = UserPresence::new(sessions.collect());
             if is_large(&fields) {
@@ -161,7 +161,7 @@ impl RedisReader {
         }
     }
 
-    /// Writes a session down, in one go with reading which others of its user were there.
+    /// Writes a session's claim down, in one go with reading which others of its user were there.
     pub(super) async fn claim(
         &self,
         session: &PresenceEntry,
@@ -349,7 +349,7 @@ impl RedisReader {
         let values: Vec<Option<Vec<u8>>> = self.call(&pipe).await?;
         let sessions = listed.iter().zip(values).filter_map(|(session, value)| {
             let node = nodes.get(&session.lease)?;
-            decode(&session.user, &session.id, &node.name, &value?)
+            decode(&session.user, &session.id, &node.name, &value?).filter(is_here)
         });
         Ok(sessions.collect())
     }

@@ -8,7 +8,7 @@ use std::{
 
 use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
-use super::entry::{Keys, LEFT, LeaseId, encode, encode_listed, encode_member};
+use super::entry::{Keys, LEFT, LeaseId, encode_claimed, encode_listed, encode_member};
 use crate::presence::{
     Event, PresenceEntry, Record, Status,
     departures::{Departure, Stamp},
@@ -172,7 +172,9 @@ pub(super) fn claim(
     let command = pipe.cmd("EVAL").arg(code(CLAIM)).arg(3);
     command.arg(keys.user(&session.user)).arg(keys.node(lease));
     command.arg(keys.list_of(lease, &session.id));
-    command.arg(lease.field(&session.id)).arg(encode(session));
+    command
+        .arg(lease.field(&session.id))
+        .arg(encode_claimed(session));
     command.arg(&*session.id).arg(encode_listed(session));
     command.arg(most);
 }
