@@ -7,6 +7,9 @@
 //! connection of its own, one at a time: if that is closed, it is known over what. A kind that was
 //! declared so is declared on the shared links from then on. Arguments that no RabbitMQ knows have a
 //! second such connection: others do not wait behind what a client makes up.
+//!
+//! A failure inside (541) tells of the kind only where nothing else can be its cause: nodes of a cluster
+//! that are down let no quorum queue be declared, and come back.
 
 use std::{
     borrow::Cow,
@@ -33,7 +36,7 @@ use super::{
     topology::declare_options,
 };
 use crate::{
-    broker::{Argument, BrokerError, FEED_QUEUES, QueueSpec},
+    broker::{Argument, BrokerError, Cause, FEED_QUEUES, QueueSpec},
     deadline::after,
     recent::Recent,
     telemetry,
@@ -146,6 +149,8 @@ enum DeclareAnswer {
     Refused(BrokerError),
     /// It closed the connection over it; its words.
     Closed(Box<str>),
+    /// It failed, and closed the connection: that says nothing of another time; its words.
+    Failed(Box<str>),
     /// Nothing: the connection was lost for another reason.
     Lost(BrokerError),
 }
@@ -209,6 +214,9 @@ impl Declarer {
             }
             // The account may not ask. What follows is declared where it harms nobody, too.
             DeclareAnswer::Refused(_) => true,
+            DeclareAnswer::Failed(why) => {
+                return Err(BrokerError::Unavailable(Cause::foreign(why)));
+            }
             DeclareAnswer::Lost(error) => return Err(error),
         };
         self.known().transient = Some(has);
@@ -219,8 +227,9 @@ impl Declarer {
     /// else it is declared where that harms nobody. Whether it is declared now.
     ///
     /// # Errors
-    /// [`BrokerError::Unsupported`]: it would close the connection; the broker's words. Any other:
-    /// the broker did not declare it, for a reason that is no danger to others.
+    /// [`BrokerError::Unsupported`]: it would close the connection; the broker's words.
+    /// [`BrokerError::QueueFailed`]: the same, for now. Any other: the broker did not declare it, for a
+    /// reason that is no danger to others.
     pub(super) async fn clear(
         &self,
         queue: &QueueSpec,
@@ -266,6 +275,14 @@ impl Declarer {
             DeclareAnswer::Refused(error) => {
                 let refused = (asked, error.clone());
                 self.known().not_declared.note(exactly, refused);
+                Err(error)
+            }
+            DeclareAnswer::Failed(why) => {
+                let name = &queue.name;
+                let text = format!("the queue {name:?} cannot be declared now: {why}");
+                let error = BrokerError::QueueFailed(text.into());
+                let failed = (asked, error.clone());
+                self.known().not_declared.note(exactly, failed);
                 Err(error)
             }
             DeclareAnswer::Lost(error) => Err(error),
@@ -417,7 +434,7 @@ async fn attempt(
     match timeout_at(deadline, declaring).await {
         Ok(Ok(())) => DeclareAnswer::Declared,
         Ok(Err(Failure::Ours(error))) => DeclareAnswer::Refused(error),
-        Ok(Err(Failure::Lapin(error))) => judged(&error),
+        Ok(Err(Failure::Lapin(error))) => judged(&error, is_odd(queue)),
         Err(_) => DeclareAnswer::Lost(late()),
     }
 }
@@ -441,23 +458,32 @@ impl From<lapin::Error> for Failure {
     }
 }
 
-fn judged(error: &lapin::Error) -> DeclareAnswer {
-    if error.is_amqp_soft_error() {
-        return DeclareAnswer::Refused(broker_error(error));
-    }
-    match error.kind() {
+/// What an error says of a queue, whose kind may be an odd one.
+fn judged(error: &lapin::Error, is_odd: bool) -> DeclareAnswer {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else {
+        return DeclareAnswer::Lost(broker_error(error));
+    };
+    let text = amqp.get_message().as_str();
+    match amqp.kind() {
+        AMQPErrorKind::Soft(_) => DeclareAnswer::Refused(broker_error(error)),
         // An operator closed it, or the broker stops.
-        ErrorKind::ProtocolError(amqp)
-            if matches!(
-                amqp.kind(),
-                AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)
-            ) =>
-        {
+        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => {
             DeclareAnswer::Lost(broker_error(error))
         }
-        ErrorKind::ProtocolError(amqp) => DeclareAnswer::Closed(amqp.get_message().as_str().into()),
-        _ => DeclareAnswer::Lost(broker_error(error)),
+        AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR | AMQPHardError::RESOURCEERROR)
+            if !is_odd && !is_switched_off(text) =>
+        {
+            DeclareAnswer::Failed(text.into())
+        }
+        AMQPErrorKind::Hard(_) => DeclareAnswer::Closed(text.into()),
     }
+}
+
+/// RabbitMQ's words for a feature that it does not have any more, or not by its configuration, which
+/// is no failure: ``INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.``
+fn is_switched_off(text: &str) -> bool {
+    let text = text.strip_prefix("INTERNAL_ERROR - ").unwrap_or(text);
+    text.starts_with("Feature `")
 }
 
 /// Whether a text among its arguments is none that RabbitMQ knows for it.
@@ -523,6 +549,8 @@ fn durable_instead(queue: &QueueSpec) -> QueueSpec {
 
 #[cfg(test)]
 mod tests {
+    use lapin::protocol::AMQPError;
+
     use super::*;
 
     fn transient(auto_delete: bool) -> QueueSpec {
@@ -586,6 +614,30 @@ mod tests {
         assert!(!odd("x-queue-type", "quorum") && odd("x-queue-type", "x"));
         assert!(!odd("x-overflow", "reject-publish") && odd("x-overflow", "x"));
         assert!(!odd("x-dead-letter-exchange", "x"));
+    }
+
+    /// Nodes of a cluster that are down are no fault of the kind.
+    #[test]
+    fn a_failure_of_the_broker_is_a_refusal_for_good_only_of_an_odd_kind() {
+        let judge = |kind: AMQPHardError, text: &str, is_odd| {
+            let error = AMQPError::new(AMQPErrorKind::Hard(kind), text.into());
+            judged(&ErrorKind::ProtocolError(error).into(), is_odd)
+        };
+        let failed = "INTERNAL_ERROR - Cannot declare a queue 'queue 'q' in vhost '/'' on node \
+                      'rabbit@a': {error,enough_nodes_are_down}";
+        let internal = || AMQPHardError::INTERNALERROR;
+        let plain = judge(internal(), failed, false);
+        assert!(matches!(plain, DeclareAnswer::Failed(text) if &*text == failed));
+        let odd = judge(internal(), "INTERNAL_ERROR", true);
+        assert!(matches!(odd, DeclareAnswer::Closed(_)));
+        let off = "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nIts use is \
+                   not permitted per the configuration";
+        let switched_off = judge(internal(), off, false);
+        assert!(matches!(switched_off, DeclareAnswer::Closed(_)));
+        let refused = judge(AMQPHardError::NOTIMPLEMENTED, "NOT_IMPLEMENTED - no", false);
+        assert!(matches!(refused, DeclareAnswer::Closed(_)));
+        let stopped = judge(AMQPHardError::CONNECTIONFORCED, "CONNECTION_FORCED", true);
+        assert!(matches!(stopped, DeclareAnswer::Lost(_)));
     }
 
     /// Kinds made up without end do not push out those that others use.
