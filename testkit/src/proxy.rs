@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,7 @@ struct Orders {
     /// Connections of earlier generations are cut.
     generation: u64,
     pieces: Option<(usize, Duration)>,
+    lag: Option<(Vec<u8>, Duration)>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +90,7 @@ impl Proxy {
             orders.refuse = false;
             orders.freeze = false;
             orders.pieces = None;
+            orders.lag = None;
         });
     }
 
@@ -115,6 +117,13 @@ impl Proxy {
     pub fn fragment(&self, bytes: usize, pause: Duration) {
         self.orders
             .send_modify(|orders| orders.pieces = Some((bytes.max(1), pause)));
+    }
+
+    /// Whenever a client has sent these bytes, the server's next ones come so much later, on that
+    /// connection.
+    pub fn lag_after(&self, bytes: &[u8], lag: Duration) {
+        self.orders
+            .send_modify(|orders| orders.lag = Some((bytes.to_vec(), lag)));
     }
 
     /// Connections now.
@@ -212,8 +221,22 @@ async fn join(
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, orders.clone(), &counts.to_server);
-    let down = pump(from_server, to_client, orders.clone(), &counts.to_client);
+    let lags = AtomicBool::new(false);
+    let (up, down) = (Direction::Up(&lags), Direction::Down(&lags));
+    let up = pump(
+        from_client,
+        to_server,
+        orders.clone(),
+        up,
+        &counts.to_server,
+    );
+    let down = pump(
+        from_server,
+        to_client,
+        orders.clone(),
+        down,
+        &counts.to_client,
+    );
     let cut = orders.wait_for(|orders| orders.generation != born);
     tokio::select! {
         _ = cut => {}
@@ -222,10 +245,39 @@ async fn join(
     }
 }
 
+/// One direction of a connection, and whether what the server says next is to lag.
+#[derive(Clone, Copy)]
+enum Direction<'a> {
+    Up(&'a AtomicBool),
+    Down(&'a AtomicBool),
+}
+
+impl Direction<'_> {
+    /// Lets these bytes pass, as late as they are to be.
+    async fn pass(self, bytes: &[u8], lag: Option<(Vec<u8>, Duration)>) {
+        let Some((trigger, lag)) = lag else {
+            return;
+        };
+        match self {
+            Self::Up(lags) => {
+                if bytes.windows(trigger.len()).any(|part| part == trigger) {
+                    lags.store(true, Ordering::Relaxed);
+                }
+            }
+            Self::Down(lags) => {
+                if lags.swap(false, Ordering::Relaxed) {
+                    sleep(lag).await;
+                }
+            }
+        }
+    }
+}
+
 async fn pump(
     from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
     mut orders: watch::Receiver<Orders>,
+    direction: Direction<'_>,
     count: &AtomicU64,
 ) {
     let mut buffer = vec![0; 16 * 1024];
@@ -254,6 +306,8 @@ async fn pump(
             }
             Ok(length) => length,
         };
+        let lag = orders.borrow().lag.clone();
+        direction.pass(&buffer[..length], lag).await;
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
         }

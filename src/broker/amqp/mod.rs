@@ -24,6 +24,7 @@ mod outages;
 mod publisher;
 mod quarantine;
 mod reader;
+mod silence;
 mod topology;
 mod whole;
 mod wire;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use testkit::Proxy;
 
 use super::login;
-use crate::house::{House, expect_numbers, vhost};
+use crate::house::{House, expect_numbers, numbers, vhost};
 
 const PIECE: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -61,4 +61,34 @@ async fn a_link_of_10_kilobytes_a_second_is_slow_and_not_dead() {
     for client in &mut clients {
         expect_numbers(client, 0..3).await;
     }
+}
+
+/// AMQP's `basic.consume`.
+const CONSUME: [u8; 4] = [0, 60, 0, 20];
+/// Longer than RabbitMQ has to say something of a feed's queue.
+const LAG: Duration = Duration::from_secs(7);
+
+/// The answer of a feed's queue may stand behind messages of others, while RabbitMQ answers at once on
+/// other connections: that costs no queue, and nothing of what waits in it.
+#[tokio::test]
+async fn an_answer_that_is_late_with_its_connection_costs_no_queue() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = House::start(vhost.clone(), |builder| {
+        builder
+            .vhost_via(&vhost, &proxy.address())
+            .set("broker.reconnect_max", "500ms")
+            .set("control.exchange", "off")
+    })
+    .await;
+    let mut clients = house.subscribed().await;
+    proxy.lag_after(&CONSUME, LAG);
+    proxy.cut();
+    house.push(numbers(0..3)).await;
+    for client in &mut clients {
+        expect_numbers(client, 0..3).await;
+    }
+    let mut moved = house.gateway.log().all();
+    moved.retain(|line| line.contains("feed") && line.contains("interrupted"));
+    assert!(moved.is_empty(), "{moved:#?}");
 }

@@ -49,8 +49,9 @@ use crate::{
         BrokerError, FeedId,
         amqp::{
             convert::short,
-            link::{Live, answer, bare, late},
+            link::{Live, answer, bare},
             reader::{Consumer, Ended, Reader},
+            silence::{QUESTION, answer_for_queue, silent},
             topology,
         },
         offline_of,
@@ -63,9 +64,6 @@ use crate::{
 const OVERFLOW_MARKS: u32 = 10;
 /// Between two looks at a queue that is still consumed.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long RabbitMQ may take to say something of a queue. For one whose node is down, 4.3 takes more
-/// than a minute.
-const QUESTION: Duration = Duration::from_secs(5);
 /// How long the second consumer of a queue may take to hear what the first one heard.
 const SAME_NEWS: Duration = Duration::from_millis(500);
 /// How often a quorum queue gives a message again before it drops it: never to be reached.
@@ -217,7 +215,8 @@ impl Runner {
         let marks = Marks::new(&self.shared, &self.id, queue.as_str(), &self.is_ended);
         let taker = FeedTaker::Marks(marks);
         let deadline = self.question();
-        let starting = self.reader.consume(overflow.as_str(), 0, taker, deadline);
+        let queue = overflow.as_str();
+        let starting = self.reader.consume_unless_silent(queue, 0, taker, deadline);
         starting.await.map_err(|ended| ended.reason)
     }
 
@@ -232,19 +231,15 @@ impl Runner {
         });
         let (queue, prefetch) = (self.queue.name(), self.shared.config.prefetch);
         let taker = FeedTaker::Messages(messages);
-        let starting = self
-            .reader
-            .consume(queue.as_str(), prefetch, taker, self.question());
+        let starting =
+            self.reader
+                .consume_unless_silent(queue.as_str(), prefetch, taker, self.question());
         starting.await.map_err(|ended| self.take_back(ended))
     }
 
     /// What was asked of the queue. If the answer says that it is lost, the feed gets another one,
     /// and the sink is told.
-    async fn unless_lost<T>(
-        &mut self,
-        live: &Live,
-        outcome: Result<T, BrokerError>,
-    ) -> Result<T, BrokerError> {
+    fn unless_lost<T>(&mut self, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
         let Err(error) = &outcome else {
             return outcome;
         };
@@ -252,11 +247,8 @@ impl Runner {
             BrokerError::NotFound(_) | BrokerError::Cancelled(_) | BrokerError::QueueFailed(_) => {
                 true
             }
-            // A quorum queue without a majority loses nothing, for it takes nothing. And it may be
-            // the link that is dead.
-            BrokerError::Unavailable(cause) if *cause == late() && !self.is_replicated() => {
-                live.channel(self.question()).await.is_ok()
-            }
+            // A quorum queue without a majority loses nothing, for it takes nothing.
+            BrokerError::Unavailable(cause) => *cause == silent() && !self.is_replicated(),
             _ => false,
         };
         if is_lost {
@@ -304,7 +296,7 @@ impl Runner {
     async fn declare(&mut self, live: &Live) -> Result<Waiting, BrokerError> {
         if self.ready.borrow().is_ok() {
             let channel = live.channel(self.deadline()).await?;
-            return self.until_unused(&channel).await;
+            return self.until_unused(live, &channel).await;
         }
         // It outlives the link, so it cannot be the link's own: transient ones are not everywhere.
         if !self.durable {
@@ -335,20 +327,20 @@ impl Runner {
         let to_overflow = AMQPValue::LongString(overflow.as_str().into());
         arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
         let declaring = channel.queue_declare(queue, self.durable(), arguments);
-        answer(self.question(), declaring).await?;
+        answer_for_queue(live, self.question(), declaring).await?;
         Ok(Waiting::Nothing)
     }
 
     /// Waits until the broker noticed the end of an earlier connection; how many messages wait
     /// then, with those that it had sent to it.
-    async fn until_unused(&self, channel: &Channel) -> Result<Waiting, BrokerError> {
+    async fn until_unused(&self, live: &Live, channel: &Channel) -> Result<Waiting, BrokerError> {
         let check = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
         loop {
             let declaring = channel.queue_declare(self.queue.name(), check, FieldTable::default());
-            let queue = answer(self.question(), declaring).await?;
+            let queue = answer_for_queue(live, self.question(), declaring).await?;
             if self.is_replicated() {
                 // Its counts lag. Only one of its consumers is served, so none need be waited for.
                 return Ok(Waiting::Unknown);
@@ -375,16 +367,16 @@ impl Runner {
         }
         let channel = live.channel(self.deadline()).await?;
         let declaring = channel.queue_declare(overflow.clone(), self.durable(), arguments);
-        let marks = answer(self.question(), declaring).await?.message_count();
+        let declared = answer_for_queue(live, self.question(), declaring).await?;
         if self.patience().is_some() {
             let offline = short("the exchange's name", &offline_of(&self.id.exchange))?;
             let (options, none) = (QueueBindOptions::default(), FieldTable::default());
             let binding = channel.queue_bind(overflow.clone(), offline, overflow, options, none);
-            answer(self.question(), binding).await?;
+            answer_for_queue(live, self.question(), binding).await?;
         }
         // Nothing was asked on it that could still be under way.
         let _ = answer(self.deadline(), channel.close(200, "bye".into())).await;
-        Ok(marks)
+        Ok(declared.message_count())
     }
 
     fn durable(&self) -> QueueDeclareOptions {
@@ -466,13 +458,13 @@ impl Serve for Runner {
         }
         let mut stale = self.is_stale.subscribe();
         let declared = self.declare(live).await;
-        let waiting = self.unless_lost(live, declared).await?;
+        let waiting = self.unless_lost(declared)?;
         let marks = self.declare_overflow(live).await;
-        let marks = self.unless_lost(live, marks).await?;
+        let marks = self.unless_lost(marks)?;
         let overflow = self.consume_overflow().await;
-        let mut overflow = self.unless_lost(live, overflow).await?;
+        let mut overflow = self.unless_lost(overflow)?;
         let messages = self.consume(waiting).await;
-        let mut messages = self.unless_lost(live, messages).await?;
+        let mut messages = self.unless_lost(messages)?;
         if marks >= OVERFLOW_MARKS {
             self.interrupted("more messages left the feed's queue than it keeps the reasons of");
         }
@@ -483,13 +475,13 @@ impl Serve for Runner {
         tokio::select! {
             ended = messages.ended() => {
                 let error = self.take_back(ended);
-                return self.unless_lost(live, Err(error)).await;
+                return self.unless_lost(Err(error));
             }
             ended = overflow.ended() => {
                 // With its node both end, and it is the other's end that counts.
                 if let Ok(ended) = timeout(SAME_NEWS, messages.ended()).await {
                     let error = self.take_back(ended);
-                    return self.unless_lost(live, Err(error)).await;
+                    return self.unless_lost(Err(error));
                 }
                 let taker = messages.cancel().await;
                 let reason = ended.reason;

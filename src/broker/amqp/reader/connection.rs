@@ -157,6 +157,9 @@ impl<T: DeliveryTaker> Connection<T> {
                 Some(Command::Consume(request)) => {
                     self.consumers.start(request, &mut self.out.bytes);
                 }
+                Some(Command::Ask(answered)) => {
+                    self.consumers.ask(answered, &mut self.out.bytes);
+                }
                 Some(Command::Renew(token, renewed)) => {
                     let secret = token.reveal().as_bytes();
                     encode::update_secret(&mut self.out.bytes, secret, Short::cut(RENEWED));

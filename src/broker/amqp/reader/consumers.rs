@@ -39,6 +39,8 @@ pub(super) struct Consumers<T> {
 
 enum Channel<T> {
     Open(Open<T>),
+    /// It is opened for its answer alone; told when that comes.
+    Asking(oneshot::Sender<()>),
     /// Its consumer has ended; messages before the broker's answer are for nobody.
     Closing,
 }
@@ -102,6 +104,18 @@ impl<T: DeliveryTaker> Consumers<T> {
         }
     }
 
+    /// Asks for a further channel, which the broker gives at once. Without a free one, `answered` is
+    /// dropped.
+    pub(super) fn ask(&mut self, answered: oneshot::Sender<()>, out: &mut Vec<u8>) {
+        let Some(number) = self.free() else {
+            return;
+        };
+        encode::channel_open(out, number);
+        if let Some(slot) = self.channels.get_mut(usize::from(number)) {
+            *slot = Some(Channel::Asking(answered));
+        }
+    }
+
     /// Ends the consumer of that id, if there is one.
     pub(super) fn cancel(&mut self, id: u64, out: &mut Vec<u8>) {
         let is_it =
@@ -140,6 +154,17 @@ impl<T: DeliveryTaker> Consumers<T> {
                 if let Some(Channel::Open(open)) = slot.take() {
                     open.give_back(reply_error(code, &String::from_utf8_lossy(text)));
                 }
+            }
+            (Some(Channel::Asking(_)), Method::ChannelOpenOk) => {
+                if let Some(Channel::Asking(answered)) = slot.replace(Channel::Closing) {
+                    // If the caller has stopped waiting, it has what it waited for.
+                    let _ = answered.send(());
+                }
+                encode::channel_close(out, number, OK, Short::cut("bye"));
+            }
+            (Some(Channel::Asking(_)), Method::ChannelClose { .. }) => {
+                encode::channel_close_ok(out, number);
+                *slot = None;
             }
             // Both close at once: each answers the other.
             (Some(Channel::Closing), Method::ChannelClose { .. }) => {

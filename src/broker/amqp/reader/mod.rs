@@ -46,8 +46,9 @@ use self::{
 use super::{
     account::{Credentials, Numbered, Renewals},
     hosts::{Address, Unreached, dial},
-    link::{LinkConfig, Outage, cut_off},
+    link::{LinkConfig, Outage, cut_off, late},
     outages::LinkLog,
+    silence::unless_silent,
 };
 use crate::{
     background,
@@ -94,6 +95,8 @@ enum ReaderState<T> {
 /// An order to a connection.
 enum Command<T> {
     Consume(Request<T>),
+    /// Anything that the broker answers at once; what it says. Dropped, if it says nothing.
+    Ask(oneshot::Sender<()>),
     /// The login goes on with another token. Dropped, if the connection ends before that is so.
     Renew(Arc<Numbered>, oneshot::Sender<()>),
     /// Ends the consumer of that id, if it is there.
@@ -161,8 +164,9 @@ impl<T: DeliveryTaker> Reader<T> {
         self.commands().await;
     }
 
-    /// Consumes a queue, exclusively unless the taker says otherwise; at most `prefetch` messages are without acknowledgement (0:
-    /// no limit). If it does not start by `deadline`, the taker comes back with the reason.
+    /// Consumes a queue, exclusively unless the taker says otherwise; at most `prefetch` messages are
+    /// without acknowledgement (0: no limit). If it does not start by `deadline`, the taker comes back
+    /// with the reason.
     pub(super) async fn consume(
         &self,
         queue: &str,
@@ -170,6 +174,45 @@ impl<T: DeliveryTaker> Reader<T> {
         taker: T,
         deadline: Instant,
     ) -> Result<Consumer<T>, Ended<T>> {
+        let (mut consumer, started) = self.begin(queue, prefetch, taker, deadline).await?;
+        match tokio::time::timeout_at(deadline, started).await {
+            Ok(Ok(())) => Ok(consumer),
+            Ok(Err(_)) => Err(consumer.ended().await),
+            Err(_) => Err(Ended {
+                taker: consumer.cancel().await,
+                reason: BrokerError::Unavailable(late()),
+            }),
+        }
+    }
+
+    /// The same, but on a slow connection it may start later than at `deadline`. If the broker answers
+    /// something else first, the reason is [`silent`](super::silence::silent).
+    pub(super) async fn consume_unless_silent(
+        &self,
+        queue: &str,
+        prefetch: u16,
+        taker: T,
+        deadline: Instant,
+    ) -> Result<Consumer<T>, Ended<T>> {
+        let (mut consumer, started) = self.begin(queue, prefetch, taker, deadline).await?;
+        match unless_silent(deadline, started, consumer.another_answer()).await {
+            Ok(Ok(())) => Ok(consumer),
+            Ok(Err(_)) => Err(consumer.ended().await),
+            Err(reason) => Err(Ended {
+                taker: consumer.cancel().await,
+                reason,
+            }),
+        }
+    }
+
+    /// A consumer that has yet to start, and what tells when it has.
+    async fn begin(
+        &self,
+        queue: &str,
+        prefetch: u16,
+        taker: T,
+        deadline: Instant,
+    ) -> Result<(Consumer<T>, oneshot::Receiver<()>), Ended<T>> {
         let Ok(commands) = tokio::time::timeout_at(deadline, self.commands()).await else {
             let late = || BrokerError::Unavailable("the connection was made too late".into());
             return Err(Ended {
@@ -196,19 +239,12 @@ impl<T: DeliveryTaker> Reader<T> {
                 reason: lost(),
             });
         }
-        let mut consumer = Consumer {
+        let consumer = Consumer {
             id,
             commands,
             ended,
         };
-        match tokio::time::timeout_at(deadline, started).await {
-            Ok(Ok(())) => Ok(consumer),
-            Ok(Err(_)) => Err(consumer.ended().await),
-            Err(_) => Err(Ended {
-                taker: consumer.cancel().await,
-                reason: BrokerError::Unavailable("it did not answer in time".into()),
-            }),
-        }
+        Ok((consumer, started))
     }
 
     /// Closes the connection in good order, if it is up, and makes no other.
@@ -248,6 +284,14 @@ impl<T> Consumer<T> {
             taker: None,
             reason: lost(),
         })
+    }
+
+    /// Done when the broker has answered something else on the same connection.
+    async fn another_answer(&self) -> Result<(), BrokerError> {
+        let (answered, answer) = oneshot::channel();
+        // If the connection is gone, this is dropped.
+        let _ = self.commands.send(Command::Ask(answered));
+        answer.await.map_err(|_| lost())
     }
 
     /// Ends it. Its taker, which gets nothing more.

@@ -117,7 +117,9 @@ impl JournalRunner {
         let stream = self.side.stream.as_str();
         let (prefetch, deadline) = (self.shared.config.prefetch, self.deadline());
         let taker = FeedTaker::Journal(taker);
-        let consuming = self.reader.consume(stream, prefetch, taker, deadline);
+        let consuming = self
+            .reader
+            .consume_unless_silent(stream, prefetch, taker, deadline);
         consuming.await.map_err(|ended| self.take_back(ended))
     }
 

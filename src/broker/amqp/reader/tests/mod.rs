@@ -7,7 +7,11 @@ use tokio::{
     time::{advance, timeout},
 };
 
-use super::{super::link::RENEWED, handshake::handshake, *};
+use super::{
+    super::{link::RENEWED, silence::silent},
+    handshake::handshake,
+    *,
+};
 use amqp_wire::Body;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -439,6 +443,62 @@ async fn there_are_as_many_consumers_as_channels() {
         "{}",
         ended.reason
     );
+}
+
+/// A consumer that starts late, for its answer stands behind much else, or not at all. What else the
+/// client asks is answered after that.
+async fn late(starts: bool) -> (Running, Result<Consumer<Notes>, Ended<Notes>>) {
+    let Running {
+        mut broker,
+        reader,
+        ended,
+    } = running().await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let consuming = reader.consume_unless_silent("q", PREFETCH, Notes::default(), deadline);
+    let server = async {
+        for said in [(1, 20, 10), (1, 60, 10), (1, 60, 20), (2, 20, 10)] {
+            broker.expect(said).await;
+        }
+        assert!(Instant::now() >= deadline);
+        let mut answers = Vec::new();
+        if starts {
+            answers.extend([method(1, 20, 11, &[0; 4]), method(1, 60, 11, b"")]);
+            answers.extend([method(1, 60, 21, b"\x03tag"), message(1, 1, "first")]);
+        }
+        answers.push(method(2, 20, 11, &[0; 4]));
+        broker.write(&answers).await;
+        broker.expect((2, 20, 40)).await;
+        broker.write(&[method(2, 20, 41, b"")]).await;
+    };
+    let (consumed, ()) = tokio::join!(consuming, server);
+    let running = Running {
+        broker,
+        reader,
+        ended,
+    };
+    (running, consumed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_on_a_slow_connection_starts_late() {
+    let (mut running, consumed) = late(true).await;
+    let consumer = consumed.map_err(|ended| ended.reason).unwrap();
+    running.broker.expect((1, 60, 80)).await;
+    assert_eq!(consumer.cancel().await.unwrap().bodies, ["first"]);
+    running.broker.expect((1, 20, 40)).await;
+    // The number is free again.
+    running.consume(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_without_an_answer_beside_others_is_silent() {
+    let (mut running, consumed) = late(false).await;
+    let Err(ended) = consumed else {
+        panic!("it consumes")
+    };
+    assert!(ended.taker.is_some());
+    assert_eq!(ended.reason, BrokerError::Unavailable(silent()));
+    running.broker.expect((1, 20, 40)).await;
 }
 
 #[tokio::test]
