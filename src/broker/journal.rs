@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::Message;
+use super::{Message, OFFSET_HEADER};
 use crate::units::{Checked, at_least, at_least_one, size};
 
 /// The prefix of the names of journals' streams at the broker.
@@ -18,9 +18,6 @@ pub const STREAMS: &str = "stentor.journal.";
 
 /// The header of a MESSAGE that has its cursor; the gateway sets it, never the sender.
 pub const CURSOR_HEADER: &str = "cursor";
-
-/// The header in which the broker tells where a message stands in its stream.
-pub(super) const OFFSET_HEADER: &str = "x-stream-offset";
 
 /// RabbitMQ takes names of 255 bytes.
 const MAX_NAME: usize = 255 - STREAMS.len();

@@ -56,7 +56,13 @@ impl Message {
     /// Whether a stream has it: each of its messages says where it stands there.
     #[must_use]
     pub fn is_of_stream(&self) -> bool {
-        self.header("x-stream-offset").is_some()
+        self.header(OFFSET_HEADER).is_some()
+    }
+
+    /// Where it stands in its stream, if one has it.
+    #[must_use]
+    pub fn stream_offset(&self) -> Option<u64> {
+        self.header(OFFSET_HEADER)?.parse().ok()
     }
 
     /// The text of a header.
@@ -269,6 +275,9 @@ pub const USER_HEADER: &str = "x-stomp-user";
 /// The header of a MESSAGE frame that tells how many messages before it were dropped; the gateway
 /// sets it, never the sender.
 pub const DROPPED_HEADER: &str = "x-dropped";
+
+/// The header in which the broker tells where a message stands in its stream.
+pub(crate) const OFFSET_HEADER: &str = "x-stream-offset";
 
 /// The header of a MESSAGE frame that tells how many older messages of its key it stands for, besides
 /// itself; the gateway sets it, never the sender.

@@ -39,6 +39,7 @@ pub use journal::{
 };
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
+pub(crate) use message::OFFSET_HEADER;
 pub use message::{
     CONFLATED_HEADER, DELTA_HEADER, DROPPED_HEADER, Death, Delivery, Message, USER_HEADER,
     passes_for,
@@ -149,9 +150,10 @@ pub trait VirtualHost: Send + Sync + 'static {
     ///
     /// If the link is lost, a queue that outlives it (durable, neither exclusive nor
     /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
-    /// redelivered, with new tags, and tags of before are [`Settled::Stale`].
-    /// Otherwise, and when the broker cancels the consumer, [`DeliverySink::lost`] is called,
-    /// once, and nothing after it. [`Consumer::cancel`] is no loss.
+    /// redelivered, with new tags, and tags of before are [`Settled::Stale`]. A stream goes on behind
+    /// what was settled. Otherwise, if a stream that was to begin
+    /// at its end has given nothing yet, and when the broker cancels the consumer,
+    /// [`DeliverySink::lost`] is called, once, and nothing after it. [`Consumer::cancel`] is no loss.
     ///
     /// If this fails, or is dropped before it is done, a queue that was declared for it and that
     /// nobody else can know (not durable, its name made up) is deleted; where even that is cut

@@ -1,17 +1,24 @@
 //! The link of a consumer is cut: what it delivered is RabbitMQ's again, so its acknowledgement is
 //! none, and to end it is done.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 
 use futures_util::poll;
-use lapin::options::BasicGetOptions;
-use stentor::broker::{Broker as _, Config, FeedConfig, Settled, Url, Verdict, amqp::AmqpBroker};
+use lapin::{
+    BasicProperties,
+    options::{BasicGetOptions, BasicPublishOptions},
+    types::{AMQPValue, FieldTable},
+};
+use stentor::broker::{
+    Argument, Broker as _, BrokerError, Config, Consume, Delivery, FeedConfig, Settled, Url,
+    Verdict, amqp::AmqpBroker,
+};
 use stomp_grammar::{Command, Frame};
 use testkit::{DEADLINE, Proxy, RabbitMq, StompClient, Vhost, eventually};
 
 use crate::{
-    broker_contract::support::{Feeds, Node, Reader, reading},
-    house::{House, vhost},
+    broker_contract::support::{Feeds, Node, Reader, reading, text},
+    house::{House, numbers, vhost},
 };
 
 /// A broker's virtual host, and a proxy on the way there.
@@ -73,6 +80,117 @@ async fn a_settlement_of_before_a_cut_is_known_to_be_none() {
     assert_eq!(settled, Ok(Settled::Told));
     consumer.heard(again.tag).await.unwrap();
     assert_eq!(way.vhost.held_by("q").await, (0, 0));
+}
+
+/// A consumer of a stream.
+fn streaming(name: &str, begin: Option<Argument>) -> Consume {
+    let mut request = reading(name, 20);
+    let kind = Argument::Text("stream".into());
+    request.queue.arguments.push(("x-queue-type".into(), kind));
+    let begin = begin.map(|begin| ("x-stream-offset".into(), begin));
+    request.arguments.extend(begin);
+    request
+}
+
+fn seen(deliveries: &[Delivery]) -> Vec<(String, bool)> {
+    let seen = deliveries.iter();
+    seen.map(|delivery| (text(&delivery.message.body), delivery.redelivered))
+        .collect()
+}
+
+fn new(bodies: Range<usize>) -> Vec<(String, bool)> {
+    let bodies = numbers(bodies).into_iter();
+    bodies.map(|body| (body, false)).collect()
+}
+
+impl Way {
+    /// Cuts the links, and publishes these before they are back.
+    async fn publish_meanwhile(&self, queue: &str, bodies: Range<usize>) {
+        self.proxy.refuse();
+        self.vhost.publish("", queue, numbers(bodies)).await;
+        self.proxy.forward();
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_where_it_was() {
+    let way = Way::open(DEADLINE).await;
+    let next = Argument::Text("next".into());
+    let first = Argument::Text("first".into());
+    let begins = [
+        None,
+        Some(next),
+        Some(first),
+        Some(Argument::Number(0)),
+        Some(Argument::Timestamp(1)),
+    ];
+    for (number, begin) in begins.into_iter().enumerate() {
+        let name = format!("s{number}");
+        let reader = way.node.consume(streaming(&name, begin)).await;
+        way.vhost.publish("", &name, numbers(0..4)).await;
+        let before = reader.inbox.first(4).await;
+        // All but the second and the fourth.
+        for settled in [0, 2] {
+            let tag = before[settled].tag;
+            reader.settle(tag, false, Verdict::Accept).await;
+            reader.consumer.heard(tag).await.unwrap();
+        }
+        way.publish_meanwhile(&name, 4..6).await;
+        let after = reader.inbox.first(8).await[4..].to_vec();
+        let again = ["1", "3"].map(|body| (body.to_owned(), true));
+        assert_eq!(seen(&after), [&again[..], &new(4..6)].concat(), "{name}");
+
+        let stale = reader.consumer.settle(before[3].tag, true, Verdict::Accept);
+        assert_eq!(stale.await, Ok(Settled::Stale));
+        reader.settle(after[3].tag, true, Verdict::Accept).await;
+        reader.consumer.heard(after[3].tag).await.unwrap();
+        way.publish_meanwhile(&name, 6..7).await;
+        let last = reader.inbox.first(9).await[8..].to_vec();
+        assert_eq!(seen(&last), new(6..7), "{name}");
+    }
+}
+
+/// Where it was to begin at the end, nobody knows any more what that was.
+#[tokio::test]
+async fn a_stream_that_gave_nothing_begins_at_its_beginning_or_is_lost() {
+    let way = Way::open(DEADLINE).await;
+    let first = Argument::Text("first".into());
+    let beginning = way.node.consume(streaming("s", Some(first))).await;
+    let end = way.node.consume(streaming("s", None)).await;
+    way.publish_meanwhile("s", 0..1).await;
+    let lost = end.inbox.lost().await;
+    assert!(matches!(lost, BrokerError::Unavailable(_)), "{lost:?}");
+    assert_eq!(seen(&beginning.inbox.first(1).await), new(0..1));
+}
+
+/// A shovel, say, leaves a message the offset that it had in a stream.
+#[tokio::test]
+async fn a_queue_with_messages_of_streams_loses_none() {
+    let way = Way::open(DEADLINE).await;
+    let channel = way.vhost.channel().await;
+    let publish = async |offset: i64| {
+        let mut headers = FieldTable::default();
+        headers.insert("x-stream-offset".into(), AMQPValue::LongLongInt(offset));
+        let properties = BasicProperties::default().with_headers(headers);
+        let (options, body) = (BasicPublishOptions::default(), offset.to_string());
+        let key = "q".into();
+        let publishing =
+            channel.basic_publish("".into(), key, options, body.as_bytes(), properties);
+        publishing.await.unwrap();
+    };
+    let reader = way.node.consume(reading("q", 20)).await;
+    publish(7).await;
+    publish(8).await;
+    let settled = reader.inbox.first(2).await[1].tag;
+    reader.settle(settled, false, Verdict::Accept).await;
+    reader.consumer.heard(settled).await.unwrap();
+    way.proxy.refuse();
+    publish(3).await;
+    publish(8).await;
+    way.proxy.forward();
+    // RabbitMQ may have sent them before it noticed the cut: then they bear a mark.
+    let bodies = reader.inbox.bodies(5).await;
+    assert_eq!(bodies[2..], ["7", "3", "8"]);
 }
 
 #[tokio::test]

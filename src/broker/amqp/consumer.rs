@@ -1,7 +1,7 @@
 //! Dedicated consumers: a channel each, so that one's error or cancellation is nobody else's,
 //! and `multiple` speaks of one subscription only.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
@@ -23,6 +23,7 @@ use super::{
     declarer::Declarer,
     exclusive::Ownership,
     link::{AmqpLink, Live, answer, late},
+    stream::{self, Progress, Standing},
     topology::declare_options,
 };
 use crate::{
@@ -58,8 +59,13 @@ struct Current {
     /// The consumer's tag on the channel.
     name: ShortString,
     number: u64,
-    unsettled: BTreeSet<u64>,
+    /// Tags, with the offsets that their messages have in a stream.
+    unsettled: BTreeMap<u64, Option<u64>>,
     phase: ConsumerPhase,
+    /// Where to go on, if it is a stream.
+    progress: Progress,
+    /// Whether it surely is one.
+    is_stream: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,7 +109,7 @@ impl Dedicated {
         let own = ownership.as_ref().map(|ownership| ownership.link());
         let begun = begin(&links, own, &declarer, &request, deadline).await?;
         let (link, (channel, messages)) = begun;
-        let state = Arc::new(ConsumerState::default());
+        let state = Arc::new(ConsumerState::new(&request));
         state.replace(channel, messages.tag());
         let prefetch = prefetch(&request);
         let runner = Runner {
@@ -298,6 +304,13 @@ impl Drop for Leftover {
 }
 
 impl ConsumerState {
+    fn new(request: &Consume) -> Self {
+        Self(Mutex::new(Current {
+            is_stream: stream::is_stream(request),
+            ..Current::default()
+        }))
+    }
+
     /// Goes over to a new channel; without effect once it was ended.
     fn replace(&self, channel: Channel, name: ShortString) {
         let mut current = self.0.lock();
@@ -310,32 +323,40 @@ impl ConsumerState {
         current.name = name;
     }
 
-    /// Takes a message in. An error: it came too late, and is to be given back.
-    fn track(&self, mut lapin: Lapin) -> Result<Delivery, Acker> {
-        let mut current = self.0.lock();
-        if current.phase != ConsumerPhase::Consuming {
-            return Err(lapin.acker);
-        }
-        let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
-        current.unsettled.insert(tag);
-        drop(current);
+    /// Takes a message in.
+    fn track(&self, mut lapin: Lapin) -> Result<Delivery, Unwanted> {
         let mut message = from_amqp(&mut lapin);
         // lapin does not say when it was read. A look at the clock is nothing beside what it takes.
         message.read_at = ReadAt::now();
+        let offset = message.stream_offset();
+        let mut current = self.0.lock();
+        if current.phase != ConsumerPhase::Consuming {
+            return Err(Unwanted::Late(lapin.acker));
+        }
+        let standing = offset.map(|offset| current.progress.pass(offset));
+        if standing == Some(Standing::Settled) && current.is_stream {
+            return Err(Unwanted::Settled(lapin.acker));
+        }
+        let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
+        current.unsettled.insert(tag, offset);
+        drop(current);
         Ok(Delivery {
             message: Arc::new(message),
             tag,
-            redelivered: lapin.redelivered,
+            redelivered: lapin.redelivered || standing == Some(Standing::Again),
         })
+    }
+
+    /// The arguments by which to consume again.
+    fn arguments(&self, request: &Consume) -> Result<Vec<(Box<str>, Argument)>, BrokerError> {
+        self.0.lock().progress.arguments(request)
     }
 
     /// The channel to settle `tag` on, if it is unsettled there; then it no longer is.
     fn settle(&self, tag: u64, multiple: bool) -> Option<(Channel, u64)> {
         let mut current = self.0.lock();
         // RabbitMQ closes the channel of who settles what is settled.
-        if !current.unsettled.remove(&tag) {
-            return None;
-        }
+        current.unsettled.remove(&tag)?;
         if multiple {
             current.unsettled = current.unsettled.split_off(&tag);
         }
@@ -353,7 +374,7 @@ impl ConsumerState {
     fn holds(&self, tag: u64) -> bool {
         let current = self.0.lock();
         let channel = current.channel.as_ref();
-        current.unsettled.contains(&tag) && channel.is_some_and(is_open)
+        current.unsettled.contains_key(&tag) && channel.is_some_and(is_open)
     }
 
     /// The stream of messages has ended, by an error of its channel or not; in which phase. It is a
@@ -365,7 +386,8 @@ impl ConsumerState {
             current.phase = ConsumerPhase::Cancelled;
         }
         if current.phase != ConsumerPhase::Retired {
-            current.unsettled.clear();
+            let unsettled = std::mem::take(&mut current.unsettled);
+            current.progress.lose(unsettled.into_values().flatten());
             current.channel = None;
         }
         current.phase
@@ -386,9 +408,9 @@ impl ConsumerState {
         let channel = current.channel.clone()?;
         current.phase = ConsumerPhase::Retired;
         let is_kept = |tag: &u64| kept.binary_search(tag).is_ok();
-        let rest = current.unsettled.iter().filter(|tag| !is_kept(tag));
+        let rest = current.unsettled.keys().filter(|tag| !is_kept(tag));
         let requeued = rest.map(|tag| of_channel(*tag)).collect();
-        current.unsettled.retain(is_kept);
+        current.unsettled.retain(|tag, _| is_kept(tag));
         Some(Retired {
             channel,
             name: current.name.clone(),
@@ -432,7 +454,7 @@ impl Runner {
                 match messages.next().await {
                     Some(Ok(delivery)) => match self.state.track(delivery) {
                         Ok(delivery) => self.sink.deliver(delivery),
-                        Err(late) => requeue(&late).await,
+                        Err(unwanted) => unwanted.give_back().await,
                     },
                     Some(Err(error)) => break (broker_error(&error), true),
                     None => break (BrokerError::Cancelled(CANCELLED.into()), false),
@@ -457,11 +479,15 @@ impl Runner {
 
     /// Consumes again, as soon as the link is back; an error is one that will not go away.
     async fn resume(&mut self) -> Result<lapin::Consumer, BrokerError> {
+        let mut request = Consume {
+            arguments: self.state.arguments(&self.request)?,
+            ..self.request.clone()
+        };
         loop {
             self.link.wait().await;
             let deadline = after(self.operation_timeout);
             let (own, declarer) = (Some(&self.link), &self.declarer);
-            match begin(&self.links, own, declarer, &self.request, deadline).await {
+            match begin(&self.links, own, declarer, &request, deadline).await {
                 Ok((link, (channel, messages))) => {
                     self.link = link;
                     self.state.replace(channel, messages.tag());
@@ -478,6 +504,13 @@ impl Runner {
                 Err(BrokerError::Unavailable(_) | BrokerError::ResourceLocked(_))
                     if self.request.exclusive => {}
                 Err(BrokerError::Unavailable(_)) => {}
+                // What came out of a stream elsewhere has its offset there still.
+                Err(BrokerError::PreconditionFailed(text))
+                    if !stream::is_stream(&self.request) && stream::is_none(&text) =>
+                {
+                    request.arguments.clone_from(&self.request.arguments);
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -500,14 +533,28 @@ impl Runner {
     }
 }
 
-/// Gives back a message that was on its way when its consumer retired.
-async fn requeue(late: &Acker) {
-    let options = BasicNackOptions {
-        requeue: true,
-        ..Default::default()
-    };
-    // If the channel is closed, it is requeued in any case.
-    let _ = late.nack(options).await;
+/// A message that its client does not get.
+enum Unwanted {
+    /// It was on its way when its consumer retired.
+    Late(Acker),
+    /// It is one of a stream, and was settled before a lost link.
+    Settled(Acker),
+}
+
+impl Unwanted {
+    async fn give_back(self) {
+        // If the channel is closed, the broker has it in any case.
+        let _ = match self {
+            Self::Late(late) => {
+                let options = BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                };
+                late.nack(options).await
+            }
+            Self::Settled(settled) => settled.ack(BasicAckOptions::default()).await,
+        };
+    }
 }
 
 fn outlives_link(request: &Consume) -> bool {

@@ -25,6 +25,7 @@ mod publisher;
 mod quarantine;
 mod reader;
 mod silence;
+mod stream;
 mod topology;
 mod whole;
 mod wire;

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, JournalAsk, JournalId, JournalPart, JournalStart, Stored,
+        BrokerError, JournalAsk, JournalId, JournalPart, JournalStart, OFFSET_HEADER, Stored,
         amqp::{feed::Shared, link::late, reader::DeliveryTaker, wire},
-        journal::{OFFSET_HEADER, stored, stream_of},
+        journal::{stored, stream_of},
     },
     deadline::after,
     telemetry::ReadAt,

@@ -11,12 +11,12 @@ use hashbrown::DefaultHashBuilder;
 use super::Side;
 use crate::{
     broker::{
-        FeedId, FeedSink, JournalId, Stored,
+        FeedId, FeedSink, JournalId, OFFSET_HEADER, Stored,
         amqp::{
             feed::{Shared, sentinel::Sentinel, taker::interrupted},
             whole, wire,
         },
-        journal::{OFFSET_HEADER, STREAMS, stored},
+        journal::{STREAMS, stored},
     },
     telemetry::ReadAt,
 };
