@@ -151,7 +151,7 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// If the link is lost, a queue that outlives it (durable, neither exclusive nor
     /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
     /// redelivered, with new tags, and tags of before are [`Settled::Stale`]. A stream goes on behind
-    /// what was settled. Otherwise, if a stream that was to begin
+    /// what was settled. Otherwise, if the queue was deleted meanwhile, if a stream that was to begin
     /// at its end has given nothing yet, and when the broker cancels the consumer,
     /// [`DeliverySink::lost`] is called, once, and nothing after it. [`Consumer::cancel`] is no loss.
     ///

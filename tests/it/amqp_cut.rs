@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
 use futures_util::poll;
 use lapin::{
     BasicProperties,
-    options::{BasicGetOptions, BasicPublishOptions},
+    options::{BasicGetOptions, BasicPublishOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 use stentor::broker::{
@@ -17,7 +17,7 @@ use stomp_grammar::{Command, Frame};
 use testkit::{DEADLINE, Proxy, RabbitMq, StompClient, Vhost, eventually};
 
 use crate::{
-    broker_contract::support::{Feeds, Node, Reader, reading, text},
+    broker_contract::support::{Feeds, Node, Reader, existing, reading, text},
     house::{House, numbers, vhost},
 };
 
@@ -191,6 +191,33 @@ async fn a_queue_with_messages_of_streams_loses_none() {
     // RabbitMQ may have sent them before it noticed the cut: then they bear a mark.
     let bodies = reader.inbox.bodies(5).await;
     assert_eq!(bodies[2..], ["7", "3", "8"]);
+}
+
+#[tokio::test]
+async fn a_queue_that_goes_while_the_link_is_cut_is_told_and_not_made_anew() {
+    let way = Way::open(DEADLINE).await;
+    let bound = Consume {
+        binding: Some(("amq.topic".into(), "a.*".into())),
+        ..reading("bound", 10)
+    };
+    let mut readers = Vec::new();
+    for request in [reading("q", 10), existing("q"), bound] {
+        readers.push(way.node.consume(request).await);
+    }
+    way.proxy.refuse();
+    let channel = way.vhost.channel().await;
+    for name in ["q", "bound"] {
+        let deleting = channel.queue_delete(name.into(), QueueDeleteOptions::default());
+        deleting.await.unwrap();
+    }
+    way.proxy.forward();
+    for reader in &readers {
+        let lost = reader.inbox.lost().await;
+        assert!(matches!(lost, BrokerError::Cancelled(_)), "{lost:?}");
+    }
+    let queues = way.vhost.queues().await;
+    let is_back = |queue: &&serde_json::Value| queue["name"] == "q" || queue["name"] == "bound";
+    assert_eq!(queues.iter().find(is_back), None);
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use lapin::{
     message::Delivery as Lapin,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions,
-        BasicQosOptions, QueueBindOptions, QueueDeleteOptions,
+        BasicQosOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
-    types::ShortString,
+    types::{FieldTable, ShortString},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -22,7 +22,8 @@ use super::{
     convert::{broker_error, from_amqp, short, table},
     declarer::Declarer,
     exclusive::Ownership,
-    link::{AmqpLink, Live, answer, late},
+    link::{AmqpLink, Live, answer},
+    silence::{answer_for_queue, silent},
     stream::{self, Progress, Standing},
     topology::declare_options,
 };
@@ -86,11 +87,11 @@ const NUMBER_SHIFT: u32 = 48;
 const CANCELLED: &str = "the queue was deleted, or cannot be used now, or a message was not \
                          acknowledged within RabbitMQ's consumer_timeout";
 
+/// Of a queue that was there before the link was lost.
+const GONE: &str = "the queue was deleted while the link to the broker was lost";
+
 /// Of a settlement that a lost link may have taken along.
 const UNHEARD: &str = "it may not have heard of an acknowledgement: then the message comes again";
-
-/// How long a link may take to show that it is alive.
-const QUESTION: Duration = Duration::from_secs(5);
 
 /// How long it is tried to delete a queue that got no consumer. `x-expires` is there for when
 /// that fails.
@@ -107,7 +108,8 @@ impl Dedicated {
     ) -> Result<Self, BrokerError> {
         let deadline = after(operation_timeout);
         let own = ownership.as_ref().map(|ownership| ownership.link());
-        let begun = begin(&links, own, &declarer, &request, deadline).await?;
+        let first = Occasion::First;
+        let begun = begin(&links, own, &declarer, &request, first, deadline).await?;
         let (link, (channel, messages)) = begun;
         let state = Arc::new(ConsumerState::new(&request));
         state.replace(channel, messages.tag());
@@ -132,6 +134,39 @@ impl Dedicated {
     }
 }
 
+/// When a consumer begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    First,
+    /// After a lost link.
+    Again,
+}
+
+/// A queue is asked for on a connection.
+struct Asking<'a> {
+    live: &'a Arc<Live>,
+    /// Whether others are served on it, behind whose messages an answer may stand.
+    is_shared: bool,
+    occasion: Occasion,
+    deadline: Instant,
+}
+
+impl Asking<'_> {
+    /// The broker's answer by the deadline; or later, where nobody waits for it and the connection is
+    /// slow.
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        match self.occasion {
+            Occasion::Again if self.is_shared => {
+                answer_for_queue(self.live, self.deadline, call).await
+            }
+            Occasion::First | Occasion::Again => answer(self.deadline, call).await,
+        }
+    }
+}
+
 /// Consumes: on a link of its own if the queue is in quarantine, else on the one that it had, or on
 /// one that has room.
 async fn begin(
@@ -139,6 +174,7 @@ async fn begin(
     link: Option<&Arc<AmqpLink>>,
     declarer: &Declarer,
     request: &Consume,
+    occasion: Occasion,
     deadline: Instant,
 ) -> Result<(Arc<AmqpLink>, (Channel, lapin::Consumer)), BrokerError> {
     let queue = &request.queue.name;
@@ -146,12 +182,24 @@ async fn begin(
     if !request.queue.exclusive
         && let Some(trial) = links.trial(queue, deadline).await?
     {
-        let begun = setup(trial.live(), declarer, request, deadline).await;
+        let asking = Asking {
+            live: trial.live(),
+            is_shared: false,
+            occasion,
+            deadline,
+        };
+        let begun = setup(&asking, declarer, request).await;
         return links.end(trial, begun);
     }
     let link = link.map_or_else(|| links.shared(), Arc::clone);
     let live = link.wait_until(deadline).await?;
-    let setup = setup(&live, declarer, request, deadline);
+    let asking = Asking {
+        live: &live,
+        is_shared: true,
+        occasion,
+        deadline,
+    };
+    let setup = setup(&asking, declarer, request);
     // Nothing is ever wrong with a queue that was made for this consumer alone.
     let begun = match is_own(&request.queue) {
         true => setup.await?,
@@ -161,13 +209,13 @@ async fn begin(
 }
 
 async fn setup(
-    live: &Arc<Live>,
+    asking: &Asking<'_>,
     declarer: &Declarer,
     request: &Consume,
-    deadline: Instant,
 ) -> Result<(Channel, lapin::Consumer), BrokerError> {
+    let (live, deadline) = (asking.live, asking.deadline);
     let mut declared = None;
-    if request.declare {
+    if request.declare && asking.occasion == Occasion::First {
         let asked = expiring(&request.queue);
         let adapted = declarer.adapted(&asked, deadline).await?.into_owned();
         declarer.clear(&adapted, deadline).await?;
@@ -176,6 +224,9 @@ async fn setup(
     let channel = live.channel(deadline).await?;
     let mut queue = short("the queue's name", &request.queue.name)?;
     let mut leftover = None;
+    if asking.occasion == Occasion::Again {
+        look_for(asking, &channel, &queue).await?;
+    }
     if let Some(declared) = declared {
         let (options, arguments) = declare_options(&declared)?;
         leftover = is_own(&request.queue).then(|| Leftover {
@@ -184,7 +235,7 @@ async fn setup(
             queue: queue.clone(),
         });
         let declaring = channel.queue_declare(queue, options, arguments);
-        queue = answer(deadline, declaring).await?.name().clone();
+        queue = asking.answer(declaring).await?.name().clone();
         if let Some(leftover) = &mut leftover {
             leftover.queue = queue.clone();
         }
@@ -195,24 +246,38 @@ async fn setup(
         let options = QueueBindOptions::default();
         let arguments = table(&request.binding_arguments)?;
         let binding = channel.queue_bind(queue.clone(), exchange, key, options, arguments);
-        answer(deadline, binding).await?;
+        asking.answer(binding).await?;
     }
-    let prefetch = prefetch(request);
-    answer(
-        deadline,
-        channel.basic_qos(prefetch, BasicQosOptions::default()),
-    )
-    .await?;
+    let limiting = channel.basic_qos(prefetch(request), BasicQosOptions::default());
+    asking.answer(limiting).await?;
     let options = BasicConsumeOptions {
         exclusive: request.exclusive,
         ..Default::default()
     };
     let consuming = channel.basic_consume(queue, "".into(), options, table(&request.arguments)?);
-    let messages = answer(deadline, consuming).await.map_err(locked)?;
+    let messages = asking.answer(consuming).await.map_err(locked)?;
     if let Some(leftover) = &mut leftover {
         leftover.queue = ShortString::default();
     }
     Ok((channel, messages))
+}
+
+/// Succeeds if the queue of before a lost link is there. One that went is not made anew: what was in
+/// it is lost, and what came meanwhile.
+async fn look_for(
+    asking: &Asking<'_>,
+    channel: &Channel,
+    queue: &ShortString,
+) -> Result<(), BrokerError> {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let looking = channel.queue_declare(queue.clone(), passive, FieldTable::default());
+    match asking.answer(looking).await {
+        Err(BrokerError::NotFound(_)) => Err(BrokerError::Cancelled(GONE.into())),
+        outcome => outcome.map(drop),
+    }
 }
 
 /// 0 would be no bound.
@@ -487,7 +552,16 @@ impl Runner {
             self.link.wait().await;
             let deadline = after(self.operation_timeout);
             let (own, declarer) = (Some(&self.link), &self.declarer);
-            match begin(&self.links, own, declarer, &request, deadline).await {
+            match begin(
+                &self.links,
+                own,
+                declarer,
+                &request,
+                Occasion::Again,
+                deadline,
+            )
+            .await
+            {
                 Ok((link, (channel, messages))) => {
                     self.link = link;
                     self.state.replace(channel, messages.tag());
@@ -495,7 +569,7 @@ impl Runner {
                     return Ok(messages);
                 }
                 // 4.3 says nothing of a queue whose node is down, for a minute and more.
-                Err(BrokerError::Unavailable(cause)) if cause == late() && self.answers().await => {
+                Err(BrokerError::Unavailable(cause)) if cause == silent() => {
                     let text = "the queue cannot be used now: the broker does not answer for it";
                     return Err(BrokerError::QueueFailed(text.into()));
                 }
@@ -515,21 +589,6 @@ impl Runner {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-    }
-}
-
-impl Runner {
-    /// Whether the link answers, so that it is the queue if it did not.
-    async fn answers(&self) -> bool {
-        let deadline = after(self.operation_timeout.min(QUESTION));
-        let asking = async {
-            self.link
-                .wait_until(deadline)
-                .await?
-                .channel(deadline)
-                .await
-        };
-        asking.await.is_ok()
     }
 }
 
