@@ -9,10 +9,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -45,8 +42,8 @@ pub(super) struct Hosts {
     hosts: Vec<Host>,
     /// Where a link failed, and when.
     failed: Mutex<HashMap<SocketAddr, Instant>>,
-    /// Addresses that there were when they were last looked up.
-    known: AtomicUsize,
+    /// The addresses of each machine, as they were when its name was last resolved.
+    known: Mutex<HashMap<Host, Vec<Address>>>,
     /// Where links lead to now, and how many do.
     used: Mutex<HashMap<SocketAddr, (Address, usize)>>,
     /// Addresses that all links left, and when.
@@ -61,7 +58,7 @@ pub(super) struct InUse {
 }
 
 /// A machine as the configuration names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Host {
     /// A name or an IP address, the latter without brackets.
     pub(super) name: Box<str>,
@@ -86,10 +83,8 @@ pub(super) struct Unreached {
 
 impl Hosts {
     pub(super) fn new(hosts: Vec<Host>) -> Self {
-        let known = AtomicUsize::new(hosts.len());
         Self {
             hosts,
-            known,
             ..Self::default()
         }
     }
@@ -99,9 +94,18 @@ impl Hosts {
         &self.hosts
     }
 
-    /// Whether a link that fails at one address has another one to try.
+    /// Whether a link that fails at one address has another one to try. A machine whose name was not
+    /// resolved counts as before, and as one at least.
     pub(super) fn are_many(&self) -> bool {
-        self.known.load(Ordering::Relaxed) > 1
+        let known = self.known.lock();
+        let addresses = self.hosts.iter();
+        let addresses = addresses.map(|host| known.get(host).map_or(1, |found| found.len().max(1)));
+        addresses.sum::<usize>() > 1
+    }
+
+    /// Looks up all addresses, as a link does that is made: a name may stand for more by now.
+    pub(super) async fn look_up(&self, patience: Duration) {
+        self.round(patience).await;
     }
 
     /// A link failed there.
@@ -133,9 +137,14 @@ impl Hosts {
         used.values().map(|(address, _)| address.clone()).collect()
     }
 
-    /// All addresses but these.
+    /// All addresses but these. Of a machine whose name is not resolved now, those of before: what
+    /// breaks a network often breaks the resolver, too.
     pub(super) async fn others(&self, these: &[Address], patience: Duration) -> Vec<Address> {
-        let (mut found, _) = self.round(patience).await;
+        let (mut found, unknown) = self.round(patience).await;
+        let known = self.known.lock();
+        let before = unknown.iter().filter_map(|(host, _)| known.get(host));
+        found.extend(before.flatten().cloned());
+        drop(known);
         found.retain(|address| these.iter().all(|other| other.socket != address.socket));
         found
     }
@@ -161,17 +170,20 @@ impl Hosts {
                 Ok(Ok(sockets)) => {
                     let sockets: Vec<_> = sockets.collect();
                     let is_one_of_many = sockets.len() > 1;
-                    found.extend(sockets.into_iter().map(|socket| Address {
+                    let addresses = sockets.into_iter().map(|socket| Address {
                         host: host.clone(),
                         socket,
                         is_one_of_many,
-                    }));
+                    });
+                    let addresses: Vec<_> = addresses.collect();
+                    let mut known = self.known.lock();
+                    known.insert(host.clone(), addresses.clone());
+                    found.extend(addresses);
                 }
                 Ok(Err(error)) => unknown.push((host.clone(), error.to_string())),
                 Err(_) => unknown.push((host.clone(), "its name was not resolved in time".into())),
             }
         }
-        self.known.store(found.len(), Ordering::Relaxed);
         found.shuffle(&mut rand::rng());
         let mut failed = self.failed.lock();
         failed.retain(|_, since| since.elapsed() < LATELY);
@@ -391,6 +403,42 @@ mod tests {
         let config = config(vec![host("localhost", 7)]);
         let count = lookup_host(("localhost", 7)).await.unwrap().count();
         assert_eq!(tried(&config, &[7]).await.len(), count);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_resolved_takes_no_address_away() {
+        let away = host("no-such-machine.invalid", 2);
+        let hosts = Hosts::new(vec![host("127.0.0.1", 1), away.clone()]);
+        let patience = Duration::from_secs(1);
+        let ports = async || {
+            let others = hosts.others(&[], patience).await;
+            let mut ports: Vec<_> = others.iter().map(|address| address.socket.port()).collect();
+            ports.sort_unstable();
+            ports
+        };
+        assert_eq!(ports().await, [1]);
+        assert!(hosts.are_many(), "it may be resolved the next time");
+        let before = Address {
+            host: away.clone(),
+            socket: "127.0.0.1:2".parse().unwrap(),
+            is_one_of_many: false,
+        };
+        hosts.known.lock().insert(away, vec![before]);
+        assert_eq!(ports().await, [1, 2], "it had that address before");
+        assert!(hosts.are_many());
+    }
+
+    #[tokio::test]
+    async fn a_name_counts_by_its_addresses() {
+        let one = host("127.0.0.1", 1);
+        let hosts = Hosts::new(vec![one.clone()]);
+        assert!(!hosts.are_many());
+        let addresses = hosts.others(&[], Duration::from_secs(1)).await;
+        let twice = [&addresses[..], &addresses[..]].concat();
+        hosts.known.lock().insert(one, twice);
+        assert!(hosts.are_many());
+        hosts.look_up(Duration::from_secs(1)).await;
+        assert!(!hosts.are_many(), "it was resolved, to one");
     }
 
     #[tokio::test]

@@ -11,7 +11,8 @@
 //! All links then leave the node ([`Hosts::leave`]), as if it had closed them. A feed whose queue is
 //! there is found to be without it; to other feeds it is a lost link.
 //!
-//! Where the broker has one address, nothing is asked: there would be nowhere to go.
+//! Where the broker has one address, nothing is asked: there would be nowhere to go. But its name is
+//! resolved anew from time to time: it may stand for more addresses than when a link was last made.
 
 use std::{
     collections::HashMap,
@@ -47,7 +48,8 @@ const EVERY: Duration = Duration::from_secs(3);
 const SILENCE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(3)];
 /// How long another node may take for the question to which that one said nothing.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// Between two questions to a node that was left. Links try it last for longer than that.
+/// Between two questions to a node that was left. Links try it last for longer than that. And between
+/// two looks for further addresses.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// What a node says.
@@ -80,6 +82,8 @@ struct Lookout<A> {
     asking: A,
     /// Nodes that all links left; when each was asked last.
     left: HashMap<SocketAddr, (Address, Instant)>,
+    /// When addresses were looked for, where there was only one.
+    looked: Option<Instant>,
 }
 
 /// Looks out, for ever.
@@ -103,12 +107,13 @@ impl<A: Ask> Lookout<A> {
             hosts,
             asking,
             left: HashMap::new(),
+            looked: None,
         }
     }
 
     /// Asks every node that links lead to.
     async fn round(&mut self) {
-        if !self.hosts.are_many() {
+        if !self.has_choice().await {
             return;
         }
         self.visit().await;
@@ -132,6 +137,16 @@ impl<A: Ask> Lookout<A> {
             let now = Instant::now();
             self.left.insert(address.socket, (address, now));
         }
+    }
+
+    /// Whether there is more than one node.
+    async fn has_choice(&mut self) -> bool {
+        let is_due = |looked: Instant| looked.elapsed() >= AGAIN;
+        if !self.hosts.are_many() && self.looked.is_none_or(is_due) {
+            self.looked = Some(Instant::now());
+            self.hosts.look_up(AT_ONCE).await;
+        }
+        self.hosts.are_many()
     }
 
     /// Those of these that say nothing.
