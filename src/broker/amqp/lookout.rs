@@ -8,6 +8,7 @@
 //!
 //! A node is taken for cut off if it is silent, and silent again on a new connection, while another
 //! node answers at once. A cluster that is slow as a whole, or that has no leader, so stays as it is.
+//! The time for a login does not count: it depends on whoever knows the accounts.
 //! All links then leave the node ([`Hosts::leave`]), as if it had closed them. A feed whose queue is
 //! there is found to be without it; to other feeds it is a lost link.
 //!
@@ -33,7 +34,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{
-    convert::{broker_error, short},
+    convert::short,
     hosts::{Address, Hosts},
     link::{self, LinkConfig},
 };
@@ -65,21 +66,27 @@ enum Answer {
 
 /// Asks nodes for something that they cannot do alone.
 trait Ask: Sync {
-    /// Asks one, `afresh`: on a new connection.
-    fn ask(
+    type Connection: Send + Sync;
+
+    /// Logs in at a node, if it lets this one in.
+    fn connect(
         &self,
         address: &Address,
-        afresh: bool,
-        patience: Duration,
-    ) -> impl Future<Output = Answer> + Send;
+    ) -> impl Future<Output = Option<Self::Connection>> + Send;
 
-    /// Only these are asked often.
-    fn keep_only(&self, addresses: &[Address]);
+    fn is_open(&self, connection: &Self::Connection) -> bool;
+
+    /// Waits for its answer for as long as it takes.
+    fn ask(&self, connection: &Self::Connection) -> impl Future<Output = Answer> + Send;
 }
 
-struct Lookout<A> {
+struct Lookout<A: Ask> {
     hosts: Arc<Hosts>,
     asking: A,
+    /// How long it may take to connect and to log in.
+    login: Duration,
+    /// To nodes that are asked often.
+    kept: Mutex<HashMap<SocketAddr, A::Connection>>,
     /// Nodes that all links left; when each was asked last.
     left: HashMap<SocketAddr, (Address, Instant)>,
     /// When addresses were looked for, where there was only one.
@@ -88,11 +95,11 @@ struct Lookout<A> {
 
 /// Looks out, for ever.
 pub(super) async fn keep(config: LinkConfig) {
-    let hosts = Arc::clone(&config.hosts);
+    let (hosts, login) = (Arc::clone(&config.hosts), config.connection_timeout);
     let Ok(questions) = Questions::new(config) else {
         return;
     };
-    let mut lookout = Lookout::new(hosts, questions);
+    let mut lookout = Lookout::new(hosts, questions, login);
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -102,10 +109,12 @@ pub(super) async fn keep(config: LinkConfig) {
 }
 
 impl<A: Ask> Lookout<A> {
-    fn new(hosts: Arc<Hosts>, asking: A) -> Self {
+    fn new(hosts: Arc<Hosts>, asking: A, login: Duration) -> Self {
         Self {
             hosts,
             asking,
+            login,
+            kept: Mutex::default(),
             left: HashMap::new(),
             looked: None,
         }
@@ -118,20 +127,29 @@ impl<A: Ask> Lookout<A> {
         }
         self.visit().await;
         let used = self.hosts.used();
-        self.asking.keep_only(&used);
+        let is_used = |socket: SocketAddr| used.iter().any(|used| used.socket == socket);
+        self.kept.lock().retain(|socket, _| is_used(*socket));
         let [first, second] = SILENCE;
-        let silent = self.silent(used, false, first).await;
+        let silent = self.silent(used, first).await;
         if silent.is_empty() {
             return;
         }
-        // At the same time: who has a new leader has it for both.
         let others = self.hosts.others(&silent, AT_ONCE).await;
-        let (silent, another_answers) =
-            tokio::join!(self.silent(silent, true, second), self.any_answers(&others));
-        if !another_answers {
+        let (silent, others) =
+            tokio::join!(self.log_in_at(silent, true), self.log_in_at(others, false));
+        // At the same time: who has a new leader has it for both.
+        let (silent, others) = tokio::join!(
+            self.answers(silent, second),
+            self.answers(others, AT_ONCE)
+        );
+        let is_given = |(_, answer): &(Address, Answer)| *answer == Answer::Given;
+        if !others.iter().any(is_given) {
             return;
         }
-        for address in silent {
+        for (address, answer) in silent {
+            if answer != Answer::Silence {
+                continue;
+            }
             telemetry::broker_node_cut_off(&address);
             self.hosts.leave(&address);
             let now = Instant::now();
@@ -150,24 +168,72 @@ impl<A: Ask> Lookout<A> {
     }
 
     /// Those of these that say nothing.
-    async fn silent(
-        &self,
-        addresses: Vec<Address>,
-        afresh: bool,
-        patience: Duration,
-    ) -> Vec<Address> {
+    async fn silent(&self, addresses: Vec<Address>, patience: Duration) -> Vec<Address> {
         let asking = addresses.into_iter().map(|address| async move {
-            let answer = self.asking.ask(&address, afresh, patience).await;
+            let answer = self.ask(&address, false, patience).await;
             (answer == Answer::Silence).then_some(address)
         });
         join_all(asking).await.into_iter().flatten().collect()
     }
 
-    async fn any_answers(&self, addresses: &[Address]) -> bool {
-        let asking = addresses
-            .iter()
-            .map(|address| self.asking.ask(address, false, AT_ONCE));
-        join_all(asking).await.contains(&Answer::Given)
+    /// Asks one, `afresh`: on a new connection.
+    async fn ask(&self, address: &Address, afresh: bool, patience: Duration) -> Answer {
+        match self.log_in(address, afresh).await {
+            Some(connection) => self.answer(address, connection, patience).await,
+            None => Answer::Gone,
+        }
+    }
+
+    /// The connection to a node. `None`: it lets nobody in now, which its links notice themselves.
+    async fn log_in(&self, address: &Address, afresh: bool) -> Option<A::Connection> {
+        let kept = self.kept.lock().remove(&address.socket);
+        let kept = kept.filter(|kept| !afresh && self.asking.is_open(kept));
+        match kept {
+            Some(kept) => Some(kept),
+            None => {
+                let connecting = self.asking.connect(address);
+                timeout(self.login, connecting).await.ok().flatten()
+            }
+        }
+    }
+
+    /// What a node says on that connection, which is kept if it says something.
+    async fn answer(
+        &self,
+        address: &Address,
+        connection: A::Connection,
+        patience: Duration,
+    ) -> Answer {
+        let answer = timeout(patience, self.asking.ask(&connection)).await;
+        if answer == Ok(Answer::Given) {
+            self.kept.lock().insert(address.socket, connection);
+        }
+        answer.unwrap_or(Answer::Silence)
+    }
+
+    /// Those of these that let this one in.
+    async fn log_in_at(
+        &self,
+        addresses: Vec<Address>,
+        afresh: bool,
+    ) -> Vec<(Address, A::Connection)> {
+        let logging_in = addresses.into_iter().map(|address| async move {
+            let connection = self.log_in(&address, afresh).await?;
+            Some((address, connection))
+        });
+        join_all(logging_in).await.into_iter().flatten().collect()
+    }
+
+    async fn answers(
+        &self,
+        nodes: Vec<(Address, A::Connection)>,
+        patience: Duration,
+    ) -> Vec<(Address, Answer)> {
+        let asking = nodes.into_iter().map(|(address, connection)| async move {
+            let answer = self.answer(&address, connection, patience).await;
+            (address, answer)
+        });
+        join_all(asking).await
     }
 
     /// Asks nodes that were left, so that links try them last for as long as they are cut off.
@@ -178,7 +244,7 @@ impl<A: Ask> Lookout<A> {
         let [_, patience] = SILENCE;
         let asking = due
             .iter()
-            .map(|address| self.asking.ask(address, true, patience));
+            .map(|address| self.ask(address, true, patience));
         let answers = join_all(asking).await;
         let now = Instant::now();
         for (address, answer) in due.into_iter().zip(answers) {
@@ -200,13 +266,12 @@ impl<A: Ask> Lookout<A> {
     }
 }
 
-/// The questions to RabbitMQ, on a connection of their own to each node.
+/// The questions to RabbitMQ.
 struct Questions {
     config: LinkConfig,
     /// Of a queue and of an exchange, neither of which is there: one that the account may use.
     name: ShortString,
     number: AtomicU64,
-    connections: Mutex<HashMap<SocketAddr, (Connection, Channel)>>,
 }
 
 impl Questions {
@@ -216,74 +281,62 @@ impl Questions {
             name: short("a name", &name)?,
             config,
             number: AtomicU64::new(0),
-            connections: Mutex::default(),
         })
-    }
-
-    async fn connect(&self, address: &Address) -> Result<(Connection, Channel), BrokerError> {
-        let credentials = self.config.credentials().await;
-        let credentials = credentials.map_err(|unreached| unreached.error)?;
-        let connection = link::open(&self.config, address.clone(), &credentials).await?;
-        let channel = connection.create_channel().await;
-        let channel = channel.map_err(|error| broker_error(&error))?;
-        Ok((connection, channel))
     }
 }
 
 impl Ask for Questions {
-    async fn ask(&self, address: &Address, afresh: bool, patience: Duration) -> Answer {
-        let old = self.connections.lock().remove(&address.socket);
-        let old = old.filter(|(_, channel)| !afresh && channel.status().connected());
-        // Another key each time, so that no two questions are alike.
-        let number = self.number.fetch_add(1, Ordering::Relaxed);
-        let asking = async {
-            let (connection, channel) = match old {
-                Some(open) => open,
-                None => match self.connect(address).await {
-                    Ok(open) => open,
-                    Err(_) => return Answer::Gone,
-                },
-            };
-            let Ok(key) = short("a key", &number.to_string()) else {
-                return Answer::Gone;
-            };
-            let (queue, exchange) = (self.name.clone(), self.name.clone());
-            let none = FieldTable::default();
-            match channel.queue_unbind(queue, exchange, key, none).await {
-                Ok(()) => {
-                    let mut connections = self.connections.lock();
-                    connections.insert(address.socket, (connection, channel));
-                    Answer::Given
-                }
-                Err(error) if error.is_amqp_soft_error() => Answer::Given,
-                Err(_) => Answer::Gone,
-            }
-        };
-        let answered = timeout(patience, asking).await;
-        answered.unwrap_or(Answer::Silence)
+    /// Of its own.
+    type Connection = (Connection, Channel);
+
+    async fn connect(&self, address: &Address) -> Option<Self::Connection> {
+        let credentials = self.config.credentials().await.ok()?;
+        let connection = link::open(&self.config, address.clone(), &credentials).await;
+        let connection = connection.ok()?;
+        let channel = connection.create_channel().await.ok()?;
+        Some((connection, channel))
     }
 
-    fn keep_only(&self, addresses: &[Address]) {
-        let mut connections = self.connections.lock();
-        connections.retain(|socket, _| addresses.iter().any(|used| used.socket == *socket));
+    fn is_open(&self, (_, channel): &Self::Connection) -> bool {
+        channel.status().connected()
+    }
+
+    async fn ask(&self, (_, channel): &Self::Connection) -> Answer {
+        // Another key each time, so that no two questions are alike.
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let Ok(key) = short("a key", &number.to_string()) else {
+            return Answer::Gone;
+        };
+        let (queue, exchange) = (self.name.clone(), self.name.clone());
+        let none = FieldTable::default();
+        match channel.queue_unbind(queue, exchange, key, none).await {
+            Ok(()) => Answer::Given,
+            Err(error) if error.is_amqp_soft_error() => Answer::Given,
+            Err(_) => Answer::Gone,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::{future::pending, sync::atomic::AtomicUsize};
 
     use tokio::time::{advance, sleep};
 
     use super::*;
     use crate::broker::amqp::hosts::{Host, InUse};
 
+    /// How long a login may take.
+    const LOGIN: Duration = Duration::from_secs(10);
+
     /// How a node behaves.
     #[derive(Clone, Copy)]
     enum Node {
         Well,
-        /// It takes so long for anything.
+        /// It takes so long for anything that it is asked for.
         Slow(Duration),
+        /// It takes so long to let anybody in.
+        SlowLogin(Duration),
         Silent,
         /// Silent, but not on a new connection.
         SilentOnce,
@@ -293,25 +346,53 @@ mod tests {
     /// Three nodes, by port.
     struct Cluster {
         nodes: Mutex<[Node; 3]>,
+        logins: Mutex<[usize; 3]>,
         asked: AtomicUsize,
     }
 
+    impl Cluster {
+        fn new(nodes: [Node; 3]) -> Self {
+            Self {
+                nodes: Mutex::new(nodes),
+                logins: Mutex::default(),
+                asked: AtomicUsize::new(0),
+            }
+        }
+    }
+
     impl Ask for Cluster {
-        async fn ask(&self, address: &Address, afresh: bool, patience: Duration) -> Answer {
-            self.asked.fetch_add(1, Ordering::Relaxed);
-            let node = self.nodes.lock()[usize::from(address.socket.port()) - 1];
-            let takes = match node {
-                Node::Down => return Answer::Gone,
-                Node::Well => Duration::ZERO,
-                Node::Slow(takes) => takes,
-                Node::SilentOnce if afresh => Duration::ZERO,
-                Node::Silent | Node::SilentOnce => Duration::MAX,
-            };
-            let answered = timeout(patience, sleep(takes)).await;
-            answered.map_or(Answer::Silence, |()| Answer::Given)
+        /// A node, and how many there were to it before.
+        type Connection = (usize, usize);
+
+        async fn connect(&self, address: &Address) -> Option<Self::Connection> {
+            let place = usize::from(address.socket.port()) - 1;
+            let node = self.nodes.lock()[place];
+            match node {
+                Node::Down => return None,
+                Node::SlowLogin(takes) => sleep(takes).await,
+                _ => {}
+            }
+            let before = self.logins.lock()[place];
+            self.logins.lock()[place] += 1;
+            Some((place, before))
         }
 
-        fn keep_only(&self, _: &[Address]) {}
+        fn is_open(&self, _: &Self::Connection) -> bool {
+            true
+        }
+
+        async fn ask(&self, &(place, before): &Self::Connection) -> Answer {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let node = self.nodes.lock()[place];
+            match node {
+                Node::Down => return Answer::Gone,
+                Node::Slow(takes) => sleep(takes).await,
+                Node::Silent => pending().await,
+                Node::SilentOnce if before == 0 => pending().await,
+                Node::Well | Node::SlowLogin(_) | Node::SilentOnce => {}
+            }
+            Answer::Given
+        }
     }
 
     /// The ports that links leave after some rounds; a link leads to each of the first `used`.
@@ -336,11 +417,7 @@ mod tests {
         let links = links.collect();
         // What happens from now on is later.
         advance(Duration::from_millis(1)).await;
-        let cluster = Cluster {
-            nodes: Mutex::new(nodes),
-            asked: AtomicUsize::new(0),
-        };
-        (Lookout::new(hosts, cluster), links)
+        (Lookout::new(hosts, Cluster::new(nodes), LOGIN), links)
     }
 
     fn ports_left(links: &[(u16, InUse)]) -> Vec<u16> {
@@ -381,6 +458,20 @@ mod tests {
         assert_eq!(left(3, nodes).await, [0_u16; 0]);
     }
 
+    /// It is the time of whoever knows the accounts.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_login_is_no_silence() {
+        for takes in [LOGIN * 2 / 5, LOGIN * 2] {
+            let slow = Node::SlowLogin(takes);
+            for used in [1, 3] {
+                let nodes = [slow, Node::Well, Node::Well];
+                assert_eq!(left(used, nodes).await, [0_u16; 0], "{used}, {takes:?}");
+            }
+        }
+        let slow = Node::SlowLogin(LOGIN * 2 / 5);
+        assert_eq!(left(1, [Node::Silent, slow, Node::Down]).await, [1]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_node_that_was_left_is_tried_last_until_it_is_back() {
         let (mut lookout, links) = open(3, [Node::Silent, Node::Well, Node::Well]).await;
@@ -413,14 +504,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_broker_of_one_address_is_not_asked() {
         let config = LinkConfig::of_a_test("amqp://u:p@127.0.0.1:1");
-        let asking = Cluster {
-            nodes: Mutex::new([Node::Silent; 3]),
-            asked: AtomicUsize::new(0),
-        };
-        let mut lookout = Lookout::new(Arc::clone(&config.hosts), asking);
+        let asking = Cluster::new([Node::Silent; 3]);
+        let mut lookout = Lookout::new(Arc::clone(&config.hosts), asking, LOGIN);
         let address = config.hosts.others(&[], AT_ONCE).await.remove(0);
         let _link = config.hosts.used_by(&address);
         lookout.round().await;
         assert_eq!(lookout.asking.asked.load(Ordering::Relaxed), 0);
+        assert!(lookout.looked.is_some(), "its name may stand for more");
     }
 }
