@@ -19,7 +19,8 @@ use lapin::{
     uri::{AMQPScheme, AMQPUri},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    runtime::Handle,
+    sync::{Semaphore, watch},
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -158,6 +159,34 @@ impl Outage {
 pub(super) struct LoggedIn {
     connection: Arc<Connection>,
     _renewing: Option<AbortOnDropHandle<()>>,
+}
+
+impl LoggedIn {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        renewing: Option<AbortOnDropHandle<()>>,
+    ) -> Self {
+        Self {
+            connection,
+            _renewing: renewing,
+        }
+    }
+}
+
+/// lapin ends it by itself when the last of its channels has ended; but one may wait for an answer that
+/// never comes.
+impl Drop for LoggedIn {
+    fn drop(&mut self) {
+        if self.connection.status().connected() && Handle::try_current().is_ok() {
+            background::spawn(end(Arc::clone(&self.connection)));
+        }
+    }
+}
+
+/// Ends a connection in good order. Whatever goes wrong now, the broker sees the socket close.
+async fn end(connection: Arc<Connection>) {
+    let closing = connection.close(200, "bye".into());
+    let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
 }
 
 impl Deref for LoggedIn {
@@ -334,10 +363,9 @@ impl Live {
         (live, blocked)
     }
 
-    /// Closes it in good order. Whatever goes wrong now, the broker sees the socket close.
+    /// Closes it in good order.
     pub(super) async fn close(&self) {
-        let closing = self.connection.close(200, "bye".into());
-        let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+        end(Arc::clone(&self.connection.connection)).await;
     }
 
     fn capacity(&self) -> usize {
@@ -508,11 +536,7 @@ pub(super) async fn connect(config: &LinkConfig) -> Result<(LoggedIn, Address), 
         let renewing = async move { config.renew(renewals, update).await };
         AbortOnDropHandle::new(background::spawn(renewing))
     });
-    let logged_in = LoggedIn {
-        connection,
-        _renewing: renewing,
-    };
-    Ok((logged_in, address))
+    Ok((LoggedIn::new(connection, renewing), address))
 }
 
 /// The reason for a new token, in the broker's log.

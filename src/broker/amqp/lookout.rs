@@ -27,7 +27,7 @@ use std::{
 
 use futures_util::future::join_all;
 use lapin::{
-    Channel, Connection,
+    Channel,
     types::{FieldTable, ShortString},
 };
 use parking_lot::Mutex;
@@ -36,7 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::{
     convert::short,
     hosts::{Address, Hosts},
-    link::{self, LinkConfig},
+    link::{self, LinkConfig, LoggedIn},
 };
 use crate::{
     broker::{BrokerError, FEED_QUEUES},
@@ -287,12 +287,12 @@ impl Questions {
 
 impl Ask for Questions {
     /// Of its own.
-    type Connection = (Connection, Channel);
+    type Connection = (LoggedIn, Channel);
 
     async fn connect(&self, address: &Address) -> Option<Self::Connection> {
         let credentials = self.config.credentials().await.ok()?;
         let connection = link::open(&self.config, address.clone(), &credentials).await;
-        let connection = connection.ok()?;
+        let connection = LoggedIn::new(Arc::new(connection.ok()?), None);
         let channel = connection.create_channel().await.ok()?;
         Some((connection, channel))
     }
