@@ -60,7 +60,8 @@ impl ConsumerLinks {
                 }
                 return true;
             }
-            !std::mem::replace(&mut spare, true)
+            // One whose channels are used up is of no use to anybody.
+            link.capacity() > 0 && !std::mem::replace(&mut spare, true)
         });
         let spare = links.iter().find(|link| Arc::strong_count(link) == 1);
         if let Some(link) = free.or_else(|| spare.map(Arc::clone)) {
@@ -154,5 +155,43 @@ impl ConsumerLinks {
         for link in links {
             link.close().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::{broker::amqp::stub::Stub, deadline::after};
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_link_whose_channels_are_used_up_gets_another_beside_it() {
+        let stub = Stub::start(8, false).await;
+        let links = ConsumerLinks::new(stub.config());
+        let link = links.shared();
+        let live = link.wait().await;
+        assert_eq!(link.capacity(), 6);
+        for _ in 0..6 {
+            // Asked for a queue that hangs, and given up.
+            drop(live.channel(after(DEADLINE)).await.unwrap());
+        }
+        // lapin begins to close them on a task of its own.
+        let used_up = async {
+            while link.capacity() > 0 {
+                yield_now().await;
+            }
+        };
+        timeout_at(after(DEADLINE), used_up).await.unwrap();
+        drop(live);
+        assert!(!Arc::ptr_eq(&links.shared(), &link), "its holder alone");
+        drop(link);
+        let _another = links.shared();
+        let ended = timeout_at(after(DEADLINE), stub.until_ended(1)).await;
+        assert!(ended.is_ok(), "the connection of the other one stays");
     }
 }

@@ -124,7 +124,7 @@ impl AmqpBroker {
         let config = self.links(vhost).with_purpose("doctor");
         let connected = connect(&config).await;
         let (connection, _) = connected.map_err(|unreached| unreached.error)?;
-        let (live, blocked) = Live::new(connection, 0);
+        let (live, blocked) = Live::new(connection, 0, Arc::clone(&config.quarantine));
         Ok(Examined {
             live,
             _blocked: blocked,

@@ -13,11 +13,12 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
-    Channel, Connection, ConnectionProperties, ErrorKind, Event,
+    Channel, ChannelStatus, Connection, ConnectionProperties, ErrorKind, Event,
     runtime::default_runtime,
     tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPScheme, AMQPUri},
 };
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -30,6 +31,7 @@ use super::{
     convert::broker_error,
     hosts::{Address, Hosts, InUse, Unreached, dial},
     outages::{LinkLog, Outages},
+    passing::Passing,
     quarantine::{Asked, Quarantine},
 };
 use crate::{
@@ -206,22 +208,10 @@ pub(super) struct Live {
     blocked: watch::Receiver<bool>,
     /// For [`Passing`] channels.
     passing: Arc<Semaphore>,
+    /// Of all others, which may be at an end.
+    channels: Mutex<Vec<ChannelStatus>>,
     asked: Asked,
-}
-
-/// A channel for one call. There are only so many at a time: whoever asks for much at once waits
-/// for a turn, instead of taking all channels of the connection.
-pub(super) struct Passing {
-    channel: Channel,
-    _turn: OwnedSemaphorePermit,
-}
-
-impl Deref for Passing {
-    type Target = Channel;
-
-    fn deref(&self) -> &Channel {
-        &self.channel
-    }
+    quarantine: Arc<Quarantine>,
 }
 
 impl AmqpLink {
@@ -269,7 +259,8 @@ impl AmqpLink {
     }
 
     /// How many channels of this connection may be held for as long as their holders like. A part
-    /// of those that were agreed on stays for what passes.
+    /// of those that were agreed on stays for what passes; and those whose end the broker does not
+    /// answer are lost to it.
     pub(super) fn capacity(&self) -> usize {
         match &*self.state.borrow() {
             LinkState::Up(live) => live.capacity(),
@@ -350,7 +341,11 @@ fn agreed_channels(connection: &Connection) -> usize {
 
 impl Live {
     /// A connection, and the place to say whether the broker takes messages on it.
-    pub(super) fn new(connection: LoggedIn, epoch: u64) -> (Self, watch::Sender<bool>) {
+    pub(super) fn new(
+        connection: LoggedIn,
+        epoch: u64,
+        quarantine: Arc<Quarantine>,
+    ) -> (Self, watch::Sender<bool>) {
         let (blocked, watch_blocked) = watch::channel(false);
         let passing = (agreed_channels(&connection) / 4).clamp(1, MAX_PASSING);
         let live = Self {
@@ -358,7 +353,9 @@ impl Live {
             epoch,
             blocked: watch_blocked,
             passing: Arc::new(Semaphore::new(passing)),
+            channels: Mutex::default(),
             asked: Asked::default(),
+            quarantine,
         };
         (live, blocked)
     }
@@ -370,7 +367,10 @@ impl Live {
 
     fn capacity(&self) -> usize {
         let agreed = agreed_channels(&self.connection);
-        agreed.saturating_sub(agreed / 4).clamp(1, MAX_HELD)
+        let room = agreed.saturating_sub(agreed / 4).max(1);
+        let channels = self.channels.lock();
+        let unanswered = channels.iter().filter(|status| status.closing()).count();
+        room.saturating_sub(unanswered).min(MAX_HELD)
     }
 
     /// The largest frame that both sides take, in bytes.
@@ -401,7 +401,11 @@ impl Live {
     /// A new channel.
     pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, BrokerError> {
         let creating = answer(deadline, self.connection.create_channel());
-        unless_lost(&self.blocked, creating).await
+        let channel = unless_lost(&self.blocked, creating).await?;
+        let mut channels = self.channels.lock();
+        channels.retain(|status| status.connected() || status.closing());
+        channels.push(channel.status().clone());
+        Ok(channel)
     }
 
     /// A new channel for one call.
@@ -411,10 +415,24 @@ impl Live {
             let text = "too many calls wait for a channel";
             return Err(BrokerError::Unavailable(text.into()));
         };
-        Ok(Passing {
-            channel: self.channel(deadline).await?,
-            _turn: turn,
-        })
+        let (connection, lifetime) = (
+            Arc::clone(&self.connection.connection),
+            self.blocked.clone(),
+        );
+        // Its number is taken from now on, whether its caller waits for the answer or not.
+        let opening = background::spawn(async move {
+            let creating = async {
+                let channel = connection.create_channel().await;
+                channel.map_err(|error| broker_error(&error))
+            };
+            let channel = unless_lost(&lifetime, creating).await?;
+            Ok(Passing::new(channel, turn, lifetime))
+        });
+        match tokio::time::timeout_at(deadline, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) => Err(BrokerError::Unavailable("shutting down".into())),
+            Err(_) => Err(BrokerError::Unavailable(late())),
+        }
     }
 
     /// Waits while the broker takes no messages, for want of memory or disk.
@@ -437,7 +455,7 @@ pub(super) async fn answer<T>(
 
 /// What a call says; or that its connection was lost, of which the end of `connection` tells. lapin
 /// leaves a call that it gets just then without an answer.
-async fn unless_lost<T>(
+pub(super) async fn unless_lost<T>(
     connection: &watch::Receiver<bool>,
     call: impl Future<Output = Result<T, BrokerError>>,
 ) -> Result<T, BrokerError> {
@@ -685,7 +703,7 @@ async fn run(
     let (purpose, vhost) = (&*config.purpose, &*config.uri.vhost);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
-    let (live, blocked) = Live::new(connection, epoch);
+    let (live, blocked) = Live::new(connection, epoch, Arc::clone(&config.quarantine));
     let live = Arc::new(live);
     state.send_replace(LinkState::Up(Arc::clone(&live)));
     let mut cause = BrokerError::Unavailable("the connection was closed".into());

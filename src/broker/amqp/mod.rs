@@ -21,11 +21,14 @@ pub mod inspect;
 mod link;
 mod lookout;
 mod outages;
+mod passing;
 mod publisher;
 mod quarantine;
 mod reader;
 mod silence;
 mod stream;
+#[cfg(test)]
+mod stub;
 mod topology;
 mod whole;
 mod wire;
