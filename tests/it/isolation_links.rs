@@ -6,22 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use lapin::{
     BasicProperties, Connection, ConnectionProperties,
     options::{BasicPublishOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use stentor::broker::{
-    Argument, BrokerError, Consume, Properties, Publish, QueueSpec, VirtualHost,
+    Argument, Broker as _, BrokerError, Config, Consume, FeedConfig, Properties, Publish, QueueSpec,
+    Url, VirtualHost, amqp::AmqpBroker,
 };
-use testkit::{DEADLINE, Proxy, RabbitMq, eventually};
+use testkit::{DEADLINE, Proxy, RabbitMq, Vhost, eventually};
 use tokio::time::timeout;
 
 use crate::{
     broker_contract::{
         Fixture, Rabbit,
-        support::{Inbox, Node, Reader, existing, feed, message, queue, reading},
+        support::{Feeds, Inbox, Node, Reader, existing, feed, message, queue, reading},
     },
     house::{DESTINATION, House, vhost, vhost_on},
 };
@@ -343,6 +344,72 @@ async fn a_queue_that_closes_the_connection_closes_nobody_else_s() {
     });
     calls.buffer_unordered(10).collect::<Vec<_>>().await;
     others.are_well().await;
+}
+
+/// The process of a classic queue, which `call` of Erlang's module `sys` stops or lets go on.
+async fn process(vhost: &Vhost, queue: &str, call: &str) {
+    let name = vhost.name();
+    let asked = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{name}\">>, queue, <<\"{queue}\">>)), \
+         ok = sys:{call}(amqqueue:get_pid(Q))."
+    );
+    vhost.node().ctl(&["eval", &asked]).await;
+}
+
+/// RabbitMQ answers nothing about a queue whose process hangs, not even the end of a channel on which
+/// it was asked. Its clients come back again and again, at a broker with few channels.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_hangs_takes_no_channels_away_from_others() {
+    const CLIENTS: usize = 30;
+    let server = Arc::new(RabbitMq::own_with("channel_max = 64\n").await);
+    let vhost = server.vhost_of_classic_queues().await;
+    let Url::Amqp(url) = vhost.amqp_url().parse().unwrap() else {
+        panic!("it is RabbitMQ")
+    };
+    let config = Config {
+        operation_timeout: Duration::from_secs(3),
+        ..Config::default()
+    };
+    let broker = AmqpBroker::new(&[url], config, FeedConfig::default(), "test.hangs").unwrap();
+    let feeds = Arc::new(Feeds::default());
+    let opened = broker.open(vhost.name(), Arc::<Feeds>::clone(&feeds));
+    eventually(DEADLINE, "a link", async || opened.health().is_ok()).await;
+    let node = Node {
+        feeds,
+        vhost: opened,
+    };
+    node.vhost.declare_queue(&queue("stuck")).await.unwrap();
+    process(&vhost, "stuck", "suspend").await;
+    for _ in 0..4 {
+        let clients = (0..CLIENTS).map(async |_| {
+            let stuck = queue("stuck");
+            let consuming = consume(&*node.vhost, reading("stuck", 10));
+            let declaring = node.vhost.declare_queue(&stuck);
+            let (consuming, declaring) = tokio::join!(consuming, declaring);
+            consuming.unwrap_err();
+            declaring.unwrap_err();
+        });
+        join_all(clients).await;
+    }
+    // As many as may be on one link, and more.
+    let others = (0..60).map(async |number: usize| {
+        let (name, text) = (format!("other.{number}"), number.to_string());
+        node.vhost.declare_queue(&queue(&name)).await.unwrap();
+        let reader = node.consume(reading(&name, 10)).await;
+        node.send("", &name, &text).await;
+        assert_eq!(reader.inbox.bodies(1).await, [text]);
+        node.vhost.exchange_kind("amq.topic").await.unwrap();
+        reader
+    });
+    let readers = join_all(others).await;
+    let error = node.refused(reading("stuck", 10)).await;
+    assert!(matches!(error, BrokerError::QueueFailed(_)), "{error:?}");
+    process(&vhost, "stuck", "resume").await;
+    let served = async || node.try_consume(reading("stuck", 10)).await.ok();
+    let reader = eventually(DEADLINE, "the queue is served again", served).await;
+    node.send("", "stuck", "it goes on").await;
+    assert_eq!(reader.inbox.bodies(1).await, ["it goes on"]);
+    drop(readers);
 }
 
 /// Through the gateway, at a broker with so few channels that a leak shows soon.

@@ -9,7 +9,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::link::{AmqpLink, LinkConfig, Live, late};
+use super::{
+    link::{AmqpLink, LinkConfig, Live, late},
+    quarantine::{UNANSWERED, had_time},
+};
 use crate::broker::BrokerError;
 
 /// Links of their own that are tried at a time; further ones wait for a turn.
@@ -28,6 +31,8 @@ pub(super) struct Trial<'a> {
     queue: Box<str>,
     link: Arc<AmqpLink>,
     live: Arc<Live>,
+    /// Since when it is there, and can be asked.
+    since: Instant,
     _turn: SemaphorePermit<'a>,
 }
 
@@ -72,6 +77,11 @@ impl ConsumerLinks {
         link
     }
 
+    /// True if a queue is to be asked for on a link of its own.
+    pub(super) fn is_suspect(&self, queue: &str) -> bool {
+        self.config.quarantine.is_suspect(queue)
+    }
+
     /// A link of its own for a queue in quarantine, with which to ask for it; `None`: it is in none.
     ///
     /// # Errors
@@ -102,6 +112,7 @@ impl ConsumerLinks {
             queue: queue.into(),
             link,
             live,
+            since: Instant::now(),
             _turn: turn,
         }))
     }
@@ -116,7 +127,9 @@ impl ConsumerLinks {
         trial: Trial<'_>,
         outcome: Result<T, BrokerError>,
     ) -> Result<(Arc<AmqpLink>, T), BrokerError> {
-        let Trial { queue, link, .. } = trial;
+        let Trial {
+            queue, link, since, ..
+        } = trial;
         let quarantine = &self.config.quarantine;
         match outcome {
             Ok(begun) => {
@@ -127,8 +140,8 @@ impl ConsumerLinks {
             Err(BrokerError::Unavailable(cause)) if cause.is_verdict() => {
                 Err(quarantine.failed(&queue, &cause.to_string()))
             }
-            Err(BrokerError::Unavailable(cause)) if cause == late() => {
-                Err(quarantine.failed(&queue, "the broker does not answer for it"))
+            Err(BrokerError::Unavailable(cause)) if cause == late() && had_time(since) => {
+                Err(quarantine.failed(&queue, UNANSWERED))
             }
             Err(error @ BrokerError::Unavailable(_)) => Err(error),
             // It answered, if by no more than a refusal.

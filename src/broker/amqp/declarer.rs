@@ -372,7 +372,10 @@ impl Declarer {
         match timeout_at(deadline, link::connect(&self.config)).await {
             Ok(Ok((connection, address))) => Ok((connection, self.config.hosts.used_by(&address))),
             Ok(Err(unreached)) => Err(link::down(unreached.error)),
-            Err(_) => Err(late()),
+            // Not the words for a queue that has no answer.
+            Err(_) => Err(BrokerError::Unavailable(
+                "the connection was made too late".into(),
+            )),
         }
     }
 

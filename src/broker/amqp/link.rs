@@ -32,12 +32,13 @@ use super::{
     hosts::{Address, Hosts, InUse, Unreached, dial},
     outages::{LinkLog, Outages},
     passing::Passing,
-    quarantine::{Asked, Quarantine},
+    quarantine::{Asked, Quarantine, UNANSWERED},
 };
 use crate::{
     background,
     backoff::Backoff,
     broker::{BrokerError, Cause},
+    deadline::after,
     telemetry,
 };
 
@@ -332,6 +333,9 @@ impl AmqpLink {
 
 /// Channels of one connection that may be held: RabbitMQ allows 2,047, unless it is configured.
 const MAX_HELD: usize = 1_000;
+/// How long a link may take to show that it is alive.
+const QUESTION: Duration = Duration::from_secs(5);
+
 /// Those that pass, at a time.
 const MAX_PASSING: usize = 200;
 
@@ -379,7 +383,8 @@ impl Live {
     }
 
     /// Notes that the broker is asked for a queue, until it has answered: if it closes the
-    /// connection instead, the queue is under suspicion.
+    /// connection instead, the queue is under suspicion. If it does not answer, and answers all else,
+    /// the queue is in quarantine.
     pub(super) async fn asking<T>(
         &self,
         queue: &str,
@@ -389,13 +394,26 @@ impl Live {
         if queue.is_empty() {
             return asking.await;
         }
-        let question = self.asked.begin(queue);
+        let (begun, question) = (Instant::now(), self.asked.begin(queue));
         let outcome = asking.await;
-        // The answer may come all the same to a caller that gave up waiting.
-        if !matches!(outcome, Err(BrokerError::Unavailable(_))) {
-            self.asked.end(question);
+        match &outcome {
+            // The answer may come all the same to a caller that gave up waiting.
+            Err(BrokerError::Unavailable(cause)) if *cause == late() => {
+                // Another caller may have found it out.
+                self.quarantine.check(queue)?;
+                if self.asked.is_queue_s(begun) && self.answers().await {
+                    return Err(self.quarantine.failed(queue, UNANSWERED));
+                }
+            }
+            Err(BrokerError::Unavailable(_)) => {}
+            _ => self.asked.end(question),
         }
         outcome
+    }
+
+    /// Whether the broker answers at all.
+    async fn answers(&self) -> bool {
+        self.channel(after(QUESTION)).await.is_ok()
     }
 
     /// A new channel.
@@ -765,7 +783,6 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
-    use crate::deadline::after;
 
     /// As lapin leaves it that is asked for a channel while the connection ends.
     #[tokio::test(start_paused = true)]

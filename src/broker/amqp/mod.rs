@@ -18,6 +18,7 @@ mod feed;
 mod handed;
 mod hosts;
 pub mod inspect;
+mod lines;
 mod link;
 mod lookout;
 mod outages;
@@ -37,7 +38,7 @@ use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use lapin::uri::AMQPUri;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
@@ -48,7 +49,8 @@ use self::{
     exclusive::ExclusiveQueues,
     feed::{FeedManager, QueueNames, Way},
     hosts::{Host, Hosts},
-    link::{AmqpLink, LinkConfig},
+    lines::Lines,
+    link::{AmqpLink, LinkConfig, Live},
     outages::Outages,
     publisher::{Publisher, PublisherConfig},
     topology::Topology,
@@ -202,12 +204,17 @@ impl Broker for AmqpBroker {
             publish_link,
             consumer_links: Arc::new(ConsumerLinks::new(link_config("consumers of queues"))),
             exclusive_queues: Arc::new(ExclusiveQueues::new(vhost)),
+            questions: Lines::new(MAX_QUESTIONS),
             vhost: vhost.into(),
             bridge: self.feed.bridge,
             operation_timeout,
         })
     }
 }
+
+/// Questions about one queue at a time, by the link by which all publish. If it hangs, each keeps a
+/// channel there.
+const MAX_QUESTIONS: usize = 8;
 
 struct AmqpVirtualHost {
     topology: Arc<Topology>,
@@ -218,6 +225,8 @@ struct AmqpVirtualHost {
     publish_link: Arc<AmqpLink>,
     consumer_links: Arc<ConsumerLinks>,
     exclusive_queues: Arc<ExclusiveQueues>,
+    /// Of callers that ask about a queue, for the link by which all publish.
+    questions: Lines,
     /// Its name.
     vhost: Box<str>,
     /// Whether others may bind keys at exchanges that are read whole.
@@ -240,6 +249,35 @@ impl AmqpVirtualHost {
             self.topology.forget(exchange);
         }
         outcome
+    }
+
+    /// Asks the broker about a queue; on a link of its own, if the queue is in quarantine.
+    async fn ask<T, F: Future<Output = Result<T, BrokerError>>>(
+        &self,
+        queue: &str,
+        deadline: Instant,
+        asking: impl FnOnce(Arc<Live>) -> F,
+    ) -> Result<T, BrokerError> {
+        let live = self.publish_link.wait_until(deadline).await?;
+        let Ok(_turn) = timeout_at(deadline, self.questions.turn(queue)).await else {
+            let text = "too many calls wait for an answer about the queue";
+            return Err(BrokerError::Unavailable(text.into()));
+        };
+        if let Some(trial) = self.consumer_links.trial(queue, deadline).await? {
+            let answer = asking(Arc::clone(trial.live())).await;
+            let ended = self.consumer_links.end(trial, answer);
+            return ended.map(|(_, answer)| answer);
+        }
+        let asking = asking(Arc::clone(&live));
+        live.asking(queue, asking).await
+    }
+
+    async fn delete(&self, queue: &str, if_empty: bool) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let deleting = |live: Arc<Live>| async move {
+            topology::delete_queue(&live, queue, if_empty, deadline).await
+        };
+        self.ask(queue, deadline, deleting).await
     }
 
     /// How messages of the exchange come to feeds.
@@ -392,43 +430,26 @@ impl VirtualHost for AmqpVirtualHost {
     fn declare_queue<'a>(&'a self, queue: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
             let deadline = self.deadline();
-            let live = self.publish_link.wait_until(deadline).await?;
-            let queue = self.declarer.adapted(queue, deadline).await?;
-            if let Some(trial) = self.consumer_links.trial(&queue.name, deadline).await? {
-                let declared = topology::declare_queue(trial.live(), &queue, deadline).await;
-                return self.consumer_links.end(trial, declared).map(drop);
-            }
-            if self.declarer.clear(&queue, deadline).await? {
+            self.publish_link.wait_until(deadline).await?;
+            let queue = &*self.declarer.adapted(queue, deadline).await?;
+            let is_suspect = self.consumer_links.is_suspect(&queue.name);
+            if !is_suspect && self.declarer.clear(queue, deadline).await? {
                 return Ok(());
             }
-            let declaring = topology::declare_queue(&live, &queue, deadline);
-            live.asking(&queue.name, declaring).await
+            let declaring = |live: Arc<Live>| async move {
+                topology::declare_queue(&live, queue, deadline).await
+            };
+            self.ask(&queue.name, deadline, declaring).await
         }
         .boxed()
     }
 
     fn delete_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
-        async move {
-            let deadline = self.deadline();
-            let live = self.publish_link.wait_until(deadline).await?;
-            if let Some(trial) = self.consumer_links.trial(name, deadline).await? {
-                let deleted = topology::delete_queue(trial.live(), name, false, deadline).await;
-                return self.consumer_links.end(trial, deleted).map(drop);
-            }
-            live.asking(name, topology::delete_queue(&live, name, false, deadline))
-                .await
-        }
-        .boxed()
+        self.delete(name, false).boxed()
     }
 
     fn delete_empty_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
-        async move {
-            let deadline = self.deadline();
-            let live = self.publish_link.wait_until(deadline).await?;
-            live.asking(name, topology::delete_queue(&live, name, true, deadline))
-                .await
-        }
-        .boxed()
+        self.delete(name, true).boxed()
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {

@@ -1,4 +1,4 @@
-//! Queues over which RabbitMQ closed a connection.
+//! Queues over which RabbitMQ closed a connection, and those for which it does not answer.
 //!
 //! RabbitMQ closes the whole connection if it fails over a queue: a quorum queue without a majority
 //! or whose process is not there, say. That depends on the queue's state, so nothing in the request
@@ -6,8 +6,15 @@
 //! asked for and not answered about ([`Asked`]). From then on each of them is asked for on a
 //! connection of its own, until it has been answered there: so a queue costs others their link
 //! once, however often its clients come back.
+//!
+//! A queue whose process hangs closes nothing. But what is asked about it keeps a channel, which
+//! RabbitMQ does not end before it has answered. So such a queue is asked for apart from others, too
+//! ([`Asked::is_queue_s`]).
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -25,6 +32,21 @@ const UNDECIDED: Duration = Duration::from_secs(2 * 60);
 
 /// Questions of one connection that are remembered. Beyond, the oldest is forgotten.
 const MAX_ASKED: usize = 1_000;
+
+/// How long a question is open at least for which RabbitMQ does not answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Queues at a time for which RabbitMQ may not answer. If there are more, it is RabbitMQ that is slow,
+/// or one of its nodes.
+const MAX_SILENT: usize = 8;
+
+/// Said of a queue for which there was no answer.
+pub(super) const UNANSWERED: &str = "the broker does not answer for it";
+
+/// Whether there was time for an answer since then.
+pub(super) fn had_time(since: Instant) -> bool {
+    since.elapsed() >= PATIENCE
+}
 
 /// The suspects of one virtual host.
 #[derive(Debug, Default)]
@@ -139,6 +161,14 @@ impl Asked {
         self.0.lock().open.retain(|question| question.id != id);
     }
 
+    /// Whether it may be the queue's fault that a question since then has no answer.
+    pub(super) fn is_queue_s(&self, since: Instant) -> bool {
+        let questions = self.0.lock();
+        let silent = questions.open.iter().filter(|question| had_time(question.since));
+        let silent: HashSet<_> = silent.map(|question| &question.queue).collect();
+        had_time(since) && silent.len() <= MAX_SILENT
+    }
+
     /// The queues of all open questions; none is open any more.
     pub(super) fn take(&self) -> Vec<Box<str>> {
         let questions = std::mem::take(&mut self.0.lock().open);
@@ -211,5 +241,21 @@ mod tests {
         let queues = asked.take();
         assert_eq!(queues.len(), MAX_ASKED);
         assert!(queues.iter().all(|queue| &**queue != "0"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_queues_without_an_answer_are_to_blame_and_many_are_not() {
+        let (asked, begun) = (Asked::default(), Instant::now());
+        for number in 0..MAX_SILENT {
+            asked.begin(&number.to_string());
+            asked.begin("0");
+        }
+        assert!(!asked.is_queue_s(begun), "there was no time yet");
+        advance(PATIENCE).await;
+        assert!(asked.is_queue_s(begun));
+        asked.begin("new");
+        assert!(asked.is_queue_s(begun), "that may be answered yet");
+        advance(PATIENCE).await;
+        assert!(!asked.is_queue_s(begun), "the broker is slow");
     }
 }

@@ -1,9 +1,6 @@
 //! Exchanges and queues: what is there, and of which type.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use lapin::{
     options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions},
@@ -11,12 +8,13 @@ use lapin::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
+    sync::Semaphore,
     time::{Duration, Instant, timeout_at},
 };
 
 use super::{
     convert::{short, table},
+    lines::Lines,
     link::{Live, answer, late},
     whole,
 };
@@ -60,44 +58,6 @@ const UNDECLARABLE: Duration = Duration::from_secs(600);
 /// channels, too.
 const MAX_ASKERS: usize = 16;
 
-/// A line for each exchange, of those who want to ask the broker about it. It is there while
-/// somebody is in it.
-#[derive(Default)]
-struct Lines(Mutex<HashMap<Box<str>, Arc<AsyncMutex<()>>>>);
-
-/// A place in a line.
-struct InLine<'a> {
-    lines: &'a Lines,
-    exchange: &'a str,
-    /// It is the first one.
-    turn: Option<OwnedMutexGuard<()>>,
-}
-
-impl Lines {
-    /// Waits for the turn to ask about an exchange, which lasts until that is dropped.
-    async fn turn<'a>(&'a self, exchange: &'a str) -> InLine<'a> {
-        let line = Arc::clone(self.0.lock().entry(exchange.into()).or_default());
-        let mut place = InLine {
-            lines: self,
-            exchange,
-            turn: None,
-        };
-        place.turn = Some(line.lock_owned().await);
-        place
-    }
-}
-
-impl Drop for InLine<'_> {
-    fn drop(&mut self) {
-        let mut lines = self.lines.0.lock();
-        drop(self.turn.take());
-        let line = lines.get(self.exchange);
-        if line.is_some_and(|line| Arc::strong_count(line) == 1) {
-            lines.remove(self.exchange);
-        }
-    }
-}
-
 impl Topology {
     /// The types of `configured` exchanges are not asked for, and those that are missing are
     /// declared, as durable ones; with their alternate exchange, if they are among the `whole`.
@@ -109,7 +69,7 @@ impl Topology {
             configured: configured.into_iter().collect(),
             whole: whole.into_iter().collect(),
             kinds: KnownKinds::default(),
-            lines: Lines::default(),
+            lines: Lines::new(1),
             askers: Semaphore::new(MAX_ASKERS),
             missing: Mutex::default(),
             existing: Mutex::default(),
@@ -526,26 +486,7 @@ pub(super) fn is_topical(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-
     use super::*;
-
-    /// Questions about one exchange do not wait for those about another.
-    #[tokio::test]
-    async fn each_exchange_has_a_line_of_its_own() {
-        let lines = Lines::default();
-        let first = lines.turn("a").await;
-        let other = lines.turn("b").now_or_never();
-        assert!(other.is_some());
-        let mut second = Box::pin(lines.turn("a"));
-        assert!((&mut second).now_or_never().is_none());
-        assert!(lines.turn("a").now_or_never().is_none(), "it gives up");
-        drop(first);
-        let second = second.await;
-        assert!(lines.turn("a").now_or_never().is_none());
-        drop((other, second));
-        assert!(lines.0.lock().is_empty());
-    }
 
     #[test]
     fn a_refusal_tells_the_type() {
