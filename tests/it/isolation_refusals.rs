@@ -309,6 +309,37 @@ async fn a_queue_that_fails_later_cuts_others_once_more() {
     assert!(cuts.len() <= 2, "{cuts:#?}");
 }
 
+/// Consumers that come back together with that of a queue that fails are all suspects. None of them
+/// keeps a link for itself.
+#[tokio::test]
+async fn queues_that_come_back_beside_one_that_fails_share_links() {
+    const INNOCENT: usize = 100;
+    let house = House::open().await;
+    let frail = Frail::declare(&house.vhost, "frail").await;
+    let mut client = house.ws().await;
+    let destination = |number| format!("/queue/innocent.{number}");
+    for number in 0..INNOCENT {
+        let id = number.to_string();
+        client.subscribe(&id, &destination(number)).await;
+    }
+    let (mut of_frail, answer) = frail.subscribed(&house).await;
+    assert_eq!(answer.command, Command::Receipt);
+    frail.fail().await;
+    house.vhost.close_connections().await;
+    of_frail.expect_error("broker unavailable").await;
+    let mut sender = house.ws().await;
+    for number in 0..INNOCENT {
+        let body = number.to_string();
+        sender.publish(&destination(number), body.clone()).await;
+        client.expect_message(&body).await;
+    }
+    let links = house.vhost.connections().await;
+    let of_trials = links
+        .iter()
+        .filter(|name| name.contains(" trial of a queue"));
+    assert!(of_trials.count() <= 9, "{links:#?}");
+}
+
 /// As above, with an argument of the dead letters' that AMQP cannot carry to a consumer: RabbitMQ
 /// fails when it delivers one, and closes the connection of whoever consumes it.
 #[tokio::test]

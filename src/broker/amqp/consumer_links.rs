@@ -1,5 +1,5 @@
-//! The links of dedicated consumers: shared ones, of which each takes many, and one of its own for
-//! a queue in [quarantine](super::quarantine).
+//! The links of dedicated consumers: shared ones, of which each takes many, and some for the queues in
+//! [quarantine](super::quarantine).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::broker::BrokerError;
 
-/// Links of their own that are tried at a time; further ones wait for a turn.
+/// Queues that are tried at a time; further ones wait for a turn.
 const MAX_TRIALS: usize = 8;
 
 /// The links of all dedicated consumers of a virtual host.
@@ -26,10 +26,10 @@ pub(super) struct ConsumerLinks {
     trials: Semaphore,
 }
 
-/// A link that nobody else is on, to ask for a queue in quarantine.
+/// A link to ask for a queue in quarantine, on which nobody asks for another one meanwhile.
 pub(super) struct Trial<'a> {
     queue: Box<str>,
-    link: Arc<AmqpLink>,
+    lent: Lent<'a>,
     live: Arc<Live>,
     /// Since when it is there, and can be asked.
     since: Instant,
@@ -40,6 +40,21 @@ impl Trial<'_> {
     /// Its connection.
     pub(super) fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+}
+
+/// A link that is not among the shared ones, until this is dropped.
+struct Lent<'a> {
+    links: &'a ConsumerLinks,
+    link: Arc<AmqpLink>,
+}
+
+/// Whoever is on the link by now stays there, and others may come.
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.link) > 1 {
+            self.links.links.lock().push(Arc::clone(&self.link));
+        }
     }
 }
 
@@ -106,18 +121,33 @@ impl ConsumerLinks {
             return Ok(None);
         }
         quarantine.check(queue)?;
-        let link = Arc::new(AmqpLink::start(self.config.for_trial()));
-        let live = link.wait_until(deadline).await?;
+        let used = (!quarantine.is_culprit(queue)).then(|| self.of_trials());
+        let link = used.flatten();
+        let link = link.unwrap_or_else(|| Arc::new(AmqpLink::start(self.config.for_trial())));
+        let lent = Lent { links: self, link };
+        let live = lent.link.wait_until(deadline).await?;
         Ok(Some(Trial {
             queue: queue.into(),
-            link,
+            lent,
             live,
             since: Instant::now(),
             _turn: turn,
         }))
     }
 
-    /// A queue was asked for on a link of its own, which is one of the shared ones from now on if
+    /// A link on which others were tried that are consumed there now, if it has room: a thousand
+    /// innocent queues are not to have a thousand links. It is nobody else's to ask on meanwhile.
+    fn of_trials(&self) -> Option<Arc<AmqpLink>> {
+        let mut links = self.links.lock();
+        let is_for_it = |link: &Arc<AmqpLink>| {
+            let consumers = Arc::strong_count(link).saturating_sub(1);
+            link.is_of_trials() && link.health().is_ok() && consumers < link.capacity()
+        };
+        let place = links.iter().position(is_for_it)?;
+        Some(links.swap_remove(place))
+    }
+
+    /// A queue was asked for on the link of a trial, which is one of the shared ones from now on if
     /// that went well.
     ///
     /// # Errors
@@ -128,25 +158,24 @@ impl ConsumerLinks {
         outcome: Result<T, BrokerError>,
     ) -> Result<(Arc<AmqpLink>, T), BrokerError> {
         let Trial {
-            queue, link, since, ..
-        } = trial;
+            queue, lent, since, ..
+        } = &trial;
         let quarantine = &self.config.quarantine;
         match outcome {
             Ok(begun) => {
-                quarantine.clear(&queue);
-                self.links.lock().push(Arc::clone(&link));
-                Ok((link, begun))
+                quarantine.clear(queue);
+                Ok((Arc::clone(&lent.link), begun))
             }
             Err(BrokerError::Unavailable(cause)) if cause.is_verdict() => {
-                Err(quarantine.failed(&queue, &cause.to_string()))
+                Err(quarantine.failed(queue, &cause.to_string()))
             }
-            Err(BrokerError::Unavailable(cause)) if cause == late() && had_time(since) => {
-                Err(quarantine.failed(&queue, UNANSWERED))
+            Err(BrokerError::Unavailable(cause)) if cause == late() && had_time(*since) => {
+                Err(quarantine.failed(queue, UNANSWERED))
             }
             Err(error @ BrokerError::Unavailable(_)) => Err(error),
             // It answered, if by no more than a refusal.
             Err(error) => {
-                quarantine.clear(&queue);
+                quarantine.clear(queue);
                 Err(error)
             }
         }
@@ -175,10 +204,14 @@ impl ConsumerLinks {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::future::join_all;
     use tokio::task::yield_now;
 
     use super::*;
-    use crate::{broker::amqp::stub::Stub, deadline::after};
+    use crate::{
+        broker::{Cause, amqp::stub::Stub},
+        deadline::after,
+    };
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -206,5 +239,50 @@ mod tests {
         let _another = links.shared();
         let ended = timeout_at(after(DEADLINE), stub.until_ended(1)).await;
         assert!(ended.is_ok(), "the connection of the other one stays");
+    }
+
+    /// As after the cut of a link on which all of them had come back at once.
+    #[tokio::test]
+    async fn queues_that_are_cleared_share_links() {
+        const SUSPECTS: usize = 60;
+        for (channel_max, room) in [(2047, 1_000), (16, 12)] {
+            let stub = Stub::start(channel_max, true).await;
+            let links = ConsumerLinks::new(stub.config());
+            let names = (0..SUSPECTS).map(|number| number.to_string());
+            let names: Vec<Box<str>> = names.map(Box::from).collect();
+            links.config.quarantine.suspect(names.clone());
+            let consumers = names.iter().map(async |name| {
+                let trial = links.trial(name, after(DEADLINE)).await.unwrap();
+                let trial = trial.expect("it is a suspect");
+                links.end(trial, Ok(())).unwrap().0
+            });
+            let consumers = join_all(consumers).await;
+            let most = SUSPECTS.div_ceil(room) + MAX_TRIALS;
+            assert!(stub.connections() <= most, "{} > {most}", stub.connections());
+            let held: usize = links.links.lock().iter().map(|link| Arc::strong_count(link) - 1).sum();
+            assert_eq!(held, SUSPECTS);
+            drop(consumers);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_culprit_is_tried_where_nobody_else_is() {
+        let stub = Stub::start(2047, true).await;
+        let links = ConsumerLinks::new(stub.config());
+        let quarantine = &links.config.quarantine;
+        quarantine.suspect(["innocent".into(), "culprit".into()]);
+        let trial = links.trial("innocent", after(DEADLINE)).await.unwrap();
+        let (innocent, ()) = links.end(trial.unwrap(), Ok(())).unwrap();
+        let trial = links.trial("culprit", after(DEADLINE)).await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&trial.lent.link, &innocent), "it was not known to be one");
+        assert!(links.links.lock().is_empty(), "nobody asks there meanwhile");
+        let verdict = BrokerError::Unavailable(Cause::verdict("INTERNAL_ERROR"));
+        links.end::<()>(trial, Err(verdict)).err().expect("an error");
+        assert_eq!(links.links.lock().len(), 1, "the link of the innocent one stays");
+        quarantine.forget_failures();
+        let trial = links.trial("culprit", after(DEADLINE)).await.unwrap().unwrap();
+        assert!(!Arc::ptr_eq(&trial.lent.link, &innocent));
+        drop(trial);
+        assert_eq!(links.links.lock().len(), 1, "one that was in vain does not stay");
     }
 }

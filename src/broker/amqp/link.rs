@@ -125,6 +125,7 @@ impl LinkConfig {
 pub(super) struct AmqpLink {
     state: watch::Receiver<LinkState>,
     unready_after: Duration,
+    is_of_trials: bool,
     is_closed: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
@@ -218,14 +219,20 @@ pub(super) struct Live {
 impl AmqpLink {
     pub(super) fn start(config: LinkConfig) -> Self {
         let (sender, state) = watch::channel(LinkState::New);
-        let unready_after = config.unready_after;
+        let (unready_after, is_of_trials) = (config.unready_after, config.is_trial);
         let task = background::spawn(supervise(config, sender));
         Self {
             state,
             unready_after,
+            is_of_trials,
             is_closed: AtomicBool::new(false),
             task: AbortOnDropHandle::new(task),
         }
+    }
+
+    /// Whether it was made for [trials](LinkConfig::for_trial).
+    pub(super) fn is_of_trials(&self) -> bool {
+        self.is_of_trials
     }
 
     /// Whether the connection is up; if not, why.

@@ -3,9 +3,11 @@
 //! RabbitMQ closes the whole connection if it fails over a queue: a quorum queue without a majority
 //! or whose process is not there, say. That depends on the queue's state, so nothing in the request
 //! tells. On a link with hundreds of consumers the culprit is among the queues that the link was
-//! asked for and not answered about ([`Asked`]). From then on each of them is asked for on a
-//! connection of its own, until it has been answered there: so a queue costs others their link
-//! once, however often its clients come back.
+//! asked for and not answered about ([`Asked`]). From then on each of them is asked for apart, where no
+//! other question is open: on a link for trials, which keeps those that were answered there; and on one
+//! that nobody else is on, if it was the culprit once ([`Quarantine::is_culprit`]). So a queue costs
+//! others their link once, or twice if it is found out where others were cleared, however often its
+//! clients come back.
 //!
 //! A queue whose process hangs closes nothing. But what is asked about it keeps a channel, which
 //! RabbitMQ does not end before it has answered. So such a queue is asked for apart from others, too
@@ -54,9 +56,16 @@ pub(super) struct Quarantine(Mutex<Suspects>);
 
 #[derive(Debug, Default)]
 struct Suspects {
-    since: HashMap<Box<str>, Instant>,
+    since: HashMap<Box<str>, Suspicion>,
     /// Those that failed on a connection of their own just now, and how.
     failed: Recent<Box<str>, Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    since: Instant,
+    /// It is known to be the one.
+    is_culprit: bool,
 }
 
 impl Quarantine {
@@ -64,18 +73,26 @@ impl Quarantine {
     pub(super) fn suspect(&self, queues: impl IntoIterator<Item = Box<str>>) {
         let mut suspects = self.0.lock();
         for queue in queues {
-            suspects.add(&queue);
+            suspects.add(&queue, false);
         }
     }
 
     /// True if a queue is to be asked for on a connection of its own.
     pub(super) fn is_suspect(&self, queue: &str) -> bool {
         let mut suspects = self.0.lock();
-        let since = suspects.since.get(queue);
-        if since.is_some_and(|since| since.elapsed() >= LASTS) {
+        let suspicion = suspects.since.get(queue);
+        if suspicion.is_some_and(|suspicion| suspicion.since.elapsed() >= LASTS) {
             suspects.since.remove(queue);
         }
         suspects.since.contains_key(queue)
+    }
+
+    /// True if a suspect failed where no other queue was asked for: whoever is on the same link when it is
+    /// asked for again has to expect a cut.
+    pub(super) fn is_culprit(&self, queue: &str) -> bool {
+        let suspects = self.0.lock();
+        let suspicion = suspects.since.get(queue);
+        suspicion.is_some_and(|suspicion| suspicion.is_culprit)
     }
 
     /// Refuses a queue that failed there just now: it is not asked for again so soon.
@@ -93,9 +110,15 @@ impl Quarantine {
     pub(super) fn failed(&self, queue: &str, why: &str) -> BrokerError {
         let why: Box<str> = format!("the queue {queue:?} cannot be used now: {why}").into();
         let mut suspects = self.0.lock();
-        suspects.add(queue);
+        suspects.add(queue, true);
         suspects.failed.note(queue.into(), why.clone());
         BrokerError::QueueFailed(why)
+    }
+
+    /// As some seconds later.
+    #[cfg(test)]
+    pub(super) fn forget_failures(&self) {
+        self.0.lock().failed = Recent::default();
     }
 
     /// It was answered for: nothing is wrong with it any more.
@@ -107,14 +130,19 @@ impl Quarantine {
 }
 
 impl Suspects {
-    fn add(&mut self, queue: &str) {
+    fn add(&mut self, queue: &str, is_culprit: bool) {
         if self.since.len() >= MAX_SUSPECTS && !self.since.contains_key(queue) {
-            let oldest = self.since.iter().min_by_key(|(_, since)| **since);
+            let oldest = self.since.iter().min_by_key(|(_, suspicion)| suspicion.since);
             if let Some(oldest) = oldest.map(|(queue, _)| queue.clone()) {
                 self.since.remove(&oldest);
             }
         }
-        self.since.insert(queue.into(), Instant::now());
+        let before = self.since.get(queue);
+        let suspicion = Suspicion {
+            since: Instant::now(),
+            is_culprit: is_culprit || before.is_some_and(|before| before.is_culprit),
+        };
+        self.since.insert(queue.into(), suspicion);
     }
 }
 
@@ -196,7 +224,11 @@ mod tests {
         quarantine.clear("innocent");
         assert!(!quarantine.is_suspect("innocent"));
 
+        assert!(!quarantine.is_culprit("q"));
         let error = quarantine.failed("q", "noproc");
+        assert!(quarantine.is_culprit("q"));
+        quarantine.suspect(["q".into()]);
+        assert!(quarantine.is_culprit("q"), "it was, and may be still");
         let text = "the queue \"q\" cannot be used now: noproc";
         assert_eq!(error, BrokerError::QueueFailed(text.into()));
         assert_eq!(quarantine.check("q"), Err(error));
