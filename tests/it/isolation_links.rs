@@ -13,8 +13,8 @@ use lapin::{
     types::FieldTable,
 };
 use stentor::broker::{
-    Argument, Broker as _, BrokerError, Config, Consume, FeedConfig, Properties, Publish, QueueSpec,
-    Url, VirtualHost, amqp::AmqpBroker,
+    Argument, Broker as _, BrokerError, Config, Consume, FeedConfig, Properties, Publish,
+    QueueSpec, Url, VirtualHost, amqp::AmqpBroker,
 };
 use testkit::{DEADLINE, Proxy, RabbitMq, Vhost, eventually};
 use tokio::time::timeout;

@@ -258,8 +258,17 @@ mod tests {
             });
             let consumers = join_all(consumers).await;
             let most = SUSPECTS.div_ceil(room) + MAX_TRIALS;
-            assert!(stub.connections() <= most, "{} > {most}", stub.connections());
-            let held: usize = links.links.lock().iter().map(|link| Arc::strong_count(link) - 1).sum();
+            assert!(
+                stub.connections() <= most,
+                "{} > {most}",
+                stub.connections()
+            );
+            let held: usize = links
+                .links
+                .lock()
+                .iter()
+                .map(|link| Arc::strong_count(link) - 1)
+                .sum();
             assert_eq!(held, SUSPECTS);
             drop(consumers);
         }
@@ -273,16 +282,38 @@ mod tests {
         quarantine.suspect(["innocent".into(), "culprit".into()]);
         let trial = links.trial("innocent", after(DEADLINE)).await.unwrap();
         let (innocent, ()) = links.end(trial.unwrap(), Ok(())).unwrap();
-        let trial = links.trial("culprit", after(DEADLINE)).await.unwrap().unwrap();
-        assert!(Arc::ptr_eq(&trial.lent.link, &innocent), "it was not known to be one");
+        let trial = links
+            .trial("culprit", after(DEADLINE))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(
+            Arc::ptr_eq(&trial.lent.link, &innocent),
+            "it was not known to be one"
+        );
         assert!(links.links.lock().is_empty(), "nobody asks there meanwhile");
         let verdict = BrokerError::Unavailable(Cause::verdict("INTERNAL_ERROR"));
-        links.end::<()>(trial, Err(verdict)).err().expect("an error");
-        assert_eq!(links.links.lock().len(), 1, "the link of the innocent one stays");
+        links
+            .end::<()>(trial, Err(verdict))
+            .err()
+            .expect("an error");
+        assert_eq!(
+            links.links.lock().len(),
+            1,
+            "the link of the innocent one stays"
+        );
         quarantine.forget_failures();
-        let trial = links.trial("culprit", after(DEADLINE)).await.unwrap().unwrap();
+        let trial = links
+            .trial("culprit", after(DEADLINE))
+            .await
+            .unwrap()
+            .unwrap();
         assert!(!Arc::ptr_eq(&trial.lent.link, &innocent));
         drop(trial);
-        assert_eq!(links.links.lock().len(), 1, "one that was in vain does not stay");
+        assert_eq!(
+            links.links.lock().len(),
+            1,
+            "one that was in vain does not stay"
+        );
     }
 }

@@ -5,13 +5,7 @@
 //! wait. A name may stand for several addresses; all of them are tried. All links leave an address
 //! at once when [`super::lookout`] says so.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lapin::uri::AMQPUri;

@@ -69,10 +69,7 @@ trait Ask: Sync {
     type Connection: Send + Sync;
 
     /// Logs in at a node, if it lets this one in.
-    fn connect(
-        &self,
-        address: &Address,
-    ) -> impl Future<Output = Option<Self::Connection>> + Send;
+    fn connect(&self, address: &Address) -> impl Future<Output = Option<Self::Connection>> + Send;
 
     fn is_open(&self, connection: &Self::Connection) -> bool;
 
@@ -138,10 +135,8 @@ impl<A: Ask> Lookout<A> {
         let (silent, others) =
             tokio::join!(self.log_in_at(silent, true), self.log_in_at(others, false));
         // At the same time: who has a new leader has it for both.
-        let (silent, others) = tokio::join!(
-            self.answers(silent, second),
-            self.answers(others, AT_ONCE)
-        );
+        let (silent, others) =
+            tokio::join!(self.answers(silent, second), self.answers(others, AT_ONCE));
         let is_given = |(_, answer): &(Address, Answer)| *answer == Answer::Given;
         if !others.iter().any(is_given) {
             return;
@@ -242,9 +237,7 @@ impl<A: Ask> Lookout<A> {
         let due = due.filter(|(_, asked)| asked.elapsed() >= AGAIN);
         let due: Vec<_> = due.map(|(address, _)| address.clone()).collect();
         let [_, patience] = SILENCE;
-        let asking = due
-            .iter()
-            .map(|address| self.ask(address, true, patience));
+        let asking = due.iter().map(|address| self.ask(address, true, patience));
         let answers = join_all(asking).await;
         let now = Instant::now();
         for (address, answer) in due.into_iter().zip(answers) {

@@ -132,7 +132,10 @@ impl Quarantine {
 impl Suspects {
     fn add(&mut self, queue: &str, is_culprit: bool) {
         if self.since.len() >= MAX_SUSPECTS && !self.since.contains_key(queue) {
-            let oldest = self.since.iter().min_by_key(|(_, suspicion)| suspicion.since);
+            let oldest = self
+                .since
+                .iter()
+                .min_by_key(|(_, suspicion)| suspicion.since);
             if let Some(oldest) = oldest.map(|(queue, _)| queue.clone()) {
                 self.since.remove(&oldest);
             }
@@ -192,7 +195,10 @@ impl Asked {
     /// Whether it may be the queue's fault that a question since then has no answer.
     pub(super) fn is_queue_s(&self, since: Instant) -> bool {
         let questions = self.0.lock();
-        let silent = questions.open.iter().filter(|question| had_time(question.since));
+        let silent = questions
+            .open
+            .iter()
+            .filter(|question| had_time(question.since));
         let silent: HashSet<_> = silent.map(|question| &question.queue).collect();
         had_time(since) && silent.len() <= MAX_SILENT
     }
