@@ -29,12 +29,9 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Whether it may apply to a queue of that name.
-    fn touches(&self, queue: &str) -> bool {
-        self.applies(
-            &["", "all", "queues", "classic_queues", "quorum_queues"],
-            queue,
-        )
+    /// Whether it may apply to a queue of that name, and of the kind by which policies call it.
+    fn touches(&self, kind: &str, queue: &str) -> bool {
+        self.applies(&["", "all", "queues", kind], queue)
     }
 
     fn applies(&self, kinds: &[&str], name: &str) -> bool {
@@ -52,12 +49,18 @@ pub(super) fn judge(
 ) -> Vec<Finding> {
     // A name of the form that feeds' queues have.
     let queue = format!("{FEED_QUEUES}host.0123abcd.1");
+    let kind = match feed.replicated {
+        true => "quorum_queues",
+        false => "classic_queues",
+    };
     let mut findings = Vec::new();
     for (policies, set, clear) in [
         (user, "set_policy", "clear_policy"),
         (operator, "set_operator_policy", "clear_operator_policy"),
     ] {
-        let touching = policies.iter().filter(|policy| policy.touches(&queue));
+        let touching = policies
+            .iter()
+            .filter(|policy| policy.touches(kind, &queue));
         let Some(policy) = touching.max_by_key(|policy| policy.priority) else {
             continue;
         };
@@ -79,9 +82,14 @@ pub(super) fn judge(
         let definition = serde_json::to_string(&policy.definition).unwrap_or_default();
         let name = &policy.name;
         let pattern = but_not_feeds(&policy.pattern);
+        // For what else it applied to before.
+        let apply_to = match &*policy.apply_to {
+            "" => "all",
+            apply_to => apply_to,
+        };
         let set = format!(
-            "rabbitmqctl {set} -p '{vhost}' --priority {} --apply-to queues '{name}' '{pattern}' \
-             '{definition}'",
+            "rabbitmqctl {set} -p '{vhost}' --priority {} --apply-to {apply_to} '{name}' \
+             '{pattern}' '{definition}'",
             policy.priority
         );
         findings.push(found.cure(set).cure(format!(
@@ -89,7 +97,7 @@ pub(super) fn judge(
         )));
     }
     if findings.is_empty() {
-        let text = format!("no policy of virtual host {vhost} harms Stentor's queues");
+        let text = format!("no policy of virtual host {vhost} harms the queues of feeds");
         findings.push(Finding::right("management.policies", text));
     }
     findings
@@ -269,6 +277,51 @@ mod tests {
         ] {
             assert_eq!(marks(&user, &[]), [mark], "{user:?}");
             assert_eq!(marks(&[], &user), [mark], "{user:?}");
+        }
+    }
+
+    /// A policy for queues of another kind neither harms feeds nor keeps another one from them.
+    #[test]
+    fn only_policies_for_queues_of_the_feeds_kind_count() {
+        let (ttl, none) = (json!({"message-ttl": 60_000}), json!({}));
+        let other = |kind| {
+            vec![
+                policy(".*", kind, 10, &none),
+                policy(".*", "queues", 0, &ttl),
+            ]
+        };
+        let harmful = |kind| vec![policy(".*", kind, 0, &ttl)];
+        for (user, classic, quorum) in [
+            (other("quorum_queues"), Mark::Wrong, Mark::Right),
+            (other("classic_queues"), Mark::Right, Mark::Wrong),
+            (other("streams"), Mark::Wrong, Mark::Wrong),
+            (harmful("quorum_queues"), Mark::Right, Mark::Wrong),
+            (harmful("classic_queues"), Mark::Wrong, Mark::Right),
+            (harmful("streams"), Mark::Right, Mark::Right),
+        ] {
+            for (replicated, mark) in [(false, classic), (true, quorum)] {
+                let feed = FeedConfig {
+                    replicated,
+                    ..FeedConfig::default()
+                };
+                for found in [judge("/", &user, &[], &feed), judge("/", &[], &user, &feed)] {
+                    assert_eq!(found[0].mark, mark, "{user:?} {replicated}");
+                }
+            }
+        }
+    }
+
+    /// A policy for exchanges too, or for classic queues alone, stays one.
+    #[test]
+    fn the_cure_keeps_what_a_policy_applies_to() {
+        for apply_to in ["all", "queues", "classic_queues"] {
+            let user = [policy(".*", apply_to, 0, &json!({"message-ttl": 1}))];
+            let found = judge("/", &user, &[], &FeedConfig::default());
+            let cure = &found[0].cure[0];
+            assert!(
+                cure.contains(&format!(" --apply-to {apply_to} 'all' ")),
+                "{cure}"
+            );
         }
     }
 
