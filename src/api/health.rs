@@ -1,5 +1,7 @@
 //! Is the process alive, and should clients be sent to it?
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use warp::http::StatusCode;
@@ -65,6 +67,9 @@ pub struct Ready {
     /// The addresses of the broker that links lead to now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub broker: Vec<String>,
+    /// The addresses that this node listens at, by their keys in `[listen]`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub listeners: BTreeMap<String, String>,
 }
 
 /// The process answers.
@@ -105,6 +110,7 @@ pub(super) async fn ready(api: &Api, _: Request) -> Answer {
             connections: api.services.registry.len(),
             presence: api.presence_health(),
             broker: broker_places(),
+            listeners: api.listeners.clone(),
         },
     )
 }

@@ -41,6 +41,7 @@ mod token;
 mod webhooks;
 
 use std::{
+    collections::BTreeMap,
     pin::pin,
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
@@ -109,6 +110,8 @@ pub struct Api {
     services: Arc<Services>,
     phases: Phases,
     node: Arc<str>,
+    /// The addresses that it listens at, by their keys in `[listen]`.
+    listeners: BTreeMap<String, String>,
     started: Instant,
     started_at: SystemTime,
     default_vhost: Arc<str>,
@@ -231,7 +234,7 @@ impl Api {
         phases: Phases,
         rules: Arc<Rules>,
         configuration: Option<Arc<dyn Reconfigure>>,
-        node: &str,
+        (node, listeners): (&str, BTreeMap<String, String>),
         body_timeout: Duration,
         operation_timeout: Duration,
     ) -> Arc<Self> {
@@ -241,6 +244,7 @@ impl Api {
             default_vhost: Arc::clone(&settings.default_vhost),
             phases,
             node: node.into(),
+            listeners,
             started: Instant::now(),
             started_at: SystemTime::now(),
             turns: Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS))),

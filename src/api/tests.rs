@@ -1,6 +1,6 @@
 //! Access by token and scope; and the table against the document.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn api_with(config: Config) -> (Arc<Api>, Progress) {
         phases,
         Rules::new(config, Health::default()),
         None,
-        "node-1",
+        ("node-1", BTreeMap::new()),
         patience,
         Duration::from_secs(1),
     );
@@ -525,7 +525,7 @@ async fn an_action_goes_on_without_its_caller() {
         phases,
         Rules::new(config, Health::default()),
         Some(Arc::clone(&slow) as _),
-        "node-1",
+        ("node-1", BTreeMap::new()),
         patience,
         patience,
     );

@@ -200,6 +200,22 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
+impl Addresses {
+    /// By their keys in `[listen]`.
+    fn named(self) -> BTreeMap<String, String> {
+        let all = [
+            ("http", self.http),
+            ("https", self.https),
+            ("stomp", self.stomp),
+            ("stomps", self.stomps),
+            ("admin", Some(self.admin)),
+        ];
+        let open = all.into_iter();
+        open.filter_map(|(key, address)| Some((key.to_owned(), address?.to_string())))
+            .collect()
+    }
+}
+
 impl Gateway {
     /// Builds all parts and opens all addresses. The broker need not be there yet. `routes` are
     /// served beside the WebSocket.
@@ -324,7 +340,7 @@ impl Gateway {
             phases.clone(),
             rules,
             is_readable.then(remote),
-            &node,
+            (&node, addresses.named()),
             listen.handshake_timeout,
             config.broker.operation_timeout,
         );

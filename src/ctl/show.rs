@@ -370,6 +370,10 @@ impl Show for Published {
 impl Show for Ready {
     fn show(&self) -> String {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+        let listeners = self.listeners.iter();
+        let listeners: Vec<_> = listeners
+            .map(|(key, address)| format!("{address} ({key})"))
+            .collect();
         facts(&[
             ("status", self.status.clone()),
             ("cause", or_none(&self.cause)),
@@ -377,6 +381,7 @@ impl Show for Ready {
             ("connections", self.connections.to_string()),
             ("presence", self.presence.clone()),
             ("broker", self.broker.join(", ")),
+            ("listeners", listeners.join(", ")),
         ])
     }
 }

@@ -134,18 +134,50 @@ async fn ports(config: &Config) -> Vec<Finding> {
         }
     }
     let is_taken = |answer: &Result<(), ListenError>| matches!(answer, Err(error) if error.code() == Code::PortTaken);
-    let runs = match opened.iter().any(|(_, _, answer)| is_taken(answer)) {
-        true => is_gateway(listen.admin).await,
-        false => false,
+    let running = match opened.iter().any(|(_, _, answer)| is_taken(answer)) {
+        true => running(listen.admin).await,
+        false => None,
     };
     let opened = opened.into_iter();
     opened
-        .map(|(key, address, answer)| port(key, address, answer, runs))
+        .map(|(key, address, answer)| port(key, address, answer, running.as_ref()))
         .collect()
 }
 
-/// Whether a gateway answers there.
-async fn is_gateway(admin: SocketAddr) -> bool {
+/// A gateway that runs here.
+#[derive(Debug)]
+struct Running {
+    /// Where it answered.
+    admin: SocketAddr,
+    /// All that it listens at; `None`: it does not say.
+    listens_at: Option<Vec<SocketAddr>>,
+}
+
+impl Running {
+    /// What its `/readyz` answers; `None`: it is no gateway's.
+    fn read(admin: SocketAddr, answer: &Value) -> Option<Self> {
+        let is_gateway = answer.get("status").is_some_and(Value::is_string)
+            && answer.get("connections").is_some();
+        let listeners = answer.get("listeners").and_then(Value::as_object);
+        let listens_at = listeners.map(|listeners| {
+            let texts = listeners.values().filter_map(Value::as_str);
+            texts.filter_map(|text| text.parse().ok()).collect()
+        });
+        is_gateway.then_some(Self { admin, listens_at })
+    }
+
+    /// Whether a taken address is its own; `None`: nobody knows.
+    fn has(&self, address: SocketAddr) -> Option<bool> {
+        if address == self.admin {
+            return Some(true);
+        }
+        let known = self.listens_at.as_ref()?;
+        Some(known.iter().any(|own| listen::collide(*own, address)))
+    }
+}
+
+/// The gateway that answers there.
+async fn running(admin: SocketAddr) -> Option<Running> {
     let mut address = admin;
     if address.ip().is_unspecified() {
         let local = match address {
@@ -160,24 +192,37 @@ async fn is_gateway(admin: SocketAddr) -> bool {
         serde_json::from_slice::<Value>(&response.ok()?.bytes().await.ok()?).ok()
     };
     let (answer, _) = ask(asking).await;
-    answer.flatten().is_some_and(|answer| {
-        answer.get("status").is_some_and(Value::is_string) && answer.get("connections").is_some()
-    })
+    Running::read(admin, &answer.flatten()?)
 }
 
-fn port(key: &str, address: SocketAddr, answer: Result<(), ListenError>, runs: bool) -> Finding {
+fn port(
+    key: &str,
+    address: SocketAddr,
+    answer: Result<(), ListenError>,
+    running: Option<&Running>,
+) -> Finding {
     let question = "system.port";
-    match answer {
-        Ok(()) => Finding::right(question, format!("{address} ({key}) is free")),
-        Err(error) if error.code() == Code::PortTaken && runs => Finding::right(
+    let who = format!("ss -ltnp 'sport = :{}'", address.port());
+    let is_taken = matches!(&answer, Err(error) if error.code() == Code::PortTaken);
+    let is_own = running.map_or(Some(false), |running| running.has(address));
+    match (answer, is_own) {
+        (Ok(()), _) => Finding::right(question, format!("{address} ({key}) is free")),
+        (Err(_), Some(true)) if is_taken => Finding::right(
             question,
             format!("{address} ({key}) is taken by the gateway that runs here"),
         ),
-        Err(error) => {
-            let port = address.port();
+        (Err(_), None) if is_taken => Finding::doubtful(
+            question,
+            format!(
+                "{address} ({key}) is taken, by the gateway that runs here or by another program: \
+                 that gateway is of an older version, and does not say"
+            ),
+        )
+        .cure(who),
+        (Err(error), _) => {
             let found = Finding::wrong(question, error.to_string());
             match error.code() {
-                Code::PortTaken => found.cure(format!("ss -ltnp 'sport = :{port}'")),
+                Code::PortTaken => found.cure(who),
                 Code::PortForbidden => {
                     found.cure("AmbientCapabilities=CAP_NET_BIND_SERVICE   (in the systemd unit)")
                 }
@@ -190,6 +235,8 @@ fn port(key: &str, address: SocketAddr, answer: Result<(), ListenError>, runs: b
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::doctor::finding::Mark;
 
@@ -212,14 +259,37 @@ mod tests {
 
     #[test]
     fn a_port_of_the_gateway_itself_is_in_order() {
-        let address = "127.0.0.1:15674".parse().unwrap();
-        let taken = || {
+        let [admin, http, stomp] = ["127.0.0.1:15680", "0.0.0.0:15674", "0.0.0.0:61613"]
+            .map(|text| text.parse::<SocketAddr>().unwrap());
+        let taken = |address, running: Option<&Running>| {
             let error = std::io::ErrorKind::AddrInUse.into();
-            Err(ListenError::new(address, "http", error))
+            port(
+                "key",
+                address,
+                Err(ListenError::new(address, "key", error)),
+                running,
+            )
         };
-        assert_eq!(port("http", address, taken(), true).mark, Mark::Right);
-        let other = port("http", address, taken(), false);
-        assert_eq!(other.mark, Mark::Wrong);
-        assert_eq!(other.cure[0], "ss -ltnp 'sport = :15674'");
+        let ready = json!({ "status": "ready", "connections": 0 });
+        let older = Running::read(admin, &ready).unwrap();
+        let mut ready = ready;
+        ready["listeners"] = json!({ "http": http, "admin": admin });
+        let running = Running::read(admin, &ready).unwrap();
+        for (address, running, mark) in [
+            (admin, Some(&running), Mark::Right),
+            (http, Some(&running), Mark::Right),
+            // Another program's, beside a gateway.
+            (stomp, Some(&running), Mark::Wrong),
+            (admin, Some(&older), Mark::Right),
+            (http, Some(&older), Mark::Doubtful),
+            (http, None, Mark::Wrong),
+        ] {
+            let found = taken(address, running);
+            assert_eq!(found.mark, mark, "{address} {running:?}");
+            let who = format!("ss -ltnp 'sport = :{}'", address.port());
+            assert_eq!(found.cure.first() == Some(&who), mark != Mark::Right);
+        }
+        assert!(Running::read(admin, &json!({ "status": "ok" })).is_none());
+        assert_eq!(port("http", http, Ok(()), None).mark, Mark::Right);
     }
 }

@@ -195,8 +195,9 @@ impl Config {
     }
 }
 
-/// Port 0 is whatever the system has free, so it never collides.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+/// Whether one program cannot listen at both. Port 0 is whatever the system has free, so it never
+/// collides.
+pub(crate) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && same_ip
 }

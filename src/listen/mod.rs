@@ -34,6 +34,7 @@ use tokio::{
 
 pub use addresses::Proxies;
 pub use config::Config;
+pub(crate) use config::collide;
 pub use entrance::{Entered, Entrance, KeepAlive, Plain, Secure, SocketLayer};
 pub use files::{Files, Wanted};
 pub use tcp::TcpLink;

@@ -293,18 +293,23 @@ async fn it_works_beside_a_gateway() {
     let admin = house.gateway.admin_url();
     let taken = admin.trim_start_matches("http://");
     let setup = Setup::new(&house.vhost, &house.hook);
-    let report = setup.clone().set("listen.admin", taken).is_sound().await;
-    report.found(
-        "system.port",
-        "right",
-        "is taken by the gateway that runs here",
-    );
+    let stomp = house.gateway.stomp_address();
+    let beside = setup.clone().set("listen.admin", taken);
+    let report = beside.set("listen.stomp", stomp).is_sound().await;
+    for key in ["admin", "stomp"] {
+        let own = format!("({key}) is taken by the gateway that runs here");
+        report.found("system.port", "right", &own);
+    }
     assert_eq!(house.gateway.admin("/readyz").await.0, 200);
 
-    // Another program's port is no gateway's.
+    // Another program's port is no gateway's, and not that of the gateway beside it.
     let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = other.local_addr().unwrap();
     let setup = setup.set("listen.stomp", address);
+    let beside = setup.clone().set("listen.admin", taken);
+    beside
+        .is_wrong("system.port", "Another program listens")
+        .await;
     let found = setup
         .is_wrong("system.port", "Another program listens")
         .await;
