@@ -7,8 +7,9 @@ use std::{
 
 use futures_util::future::join_all;
 use rustls::{
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _, verify_server_name},
     pki_types::{ServerName, UnixTime},
+    server::ParsedCertificate,
 };
 use tokio::net::TcpStream;
 use url::Url;
@@ -104,31 +105,76 @@ fn chain(served: &Served, host_names: &[String]) -> Vec<Finding> {
     let Some((own, between)) = served.chain.split_first() else {
         return Vec::new();
     };
+    let (names, mut findings) = names(served, host_names);
+    if names.is_empty() {
+        return findings;
+    }
     let Ok(roots) = roots() else {
         let text = "this system has no certificate authorities, so the chain was not tried";
         let verify = "openssl verify -untrusted fullchain.pem fullchain.pem";
-        return vec![Finding::unasked(question, text).cure(verify)];
+        findings.push(Finding::unasked(question, text).cure(verify));
+        return findings;
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
     let Ok(verifier) = verifier else {
-        return Vec::new();
+        return findings;
     };
-    let names: Vec<String> = match host_names {
-        [] => served.names.iter().take(1).cloned().collect(),
-        names => names.to_vec(),
-    };
-    let mut findings = Vec::new();
-    for name in names {
-        // Any name below stands for all.
-        let concrete = name.replacen('*', "www", 1);
-        let Ok(server) = ServerName::try_from(concrete) else {
-            continue;
-        };
+    for (name, server) in names {
         let verdict = verifier.verify_server_cert(own, between, &server, &[], UnixTime::now());
-        findings.push(verified(&name, verdict.err()));
+        findings.push(verified(name, verdict.err()));
     }
     findings
+}
+
+/// The names to try its chain by; and what is wrong with others, whoever vouches for it.
+fn names<'n>(
+    served: &'n Served,
+    host_names: &'n [String],
+) -> (Vec<(&'n str, ServerName<'static>)>, Vec<Finding>) {
+    let question = "tls.certificate";
+    let (mut names, mut findings) = (Vec::new(), Vec::new());
+    // A subject (CN=…) is a name for people alone.
+    if served.names.is_empty() {
+        let text = format!(
+            "the certificate of {} is for no name: it has no subject alternative names, and \
+             browsers look at nothing else: they refuse it",
+            served.subject
+        );
+        let name = host_names.first().map_or("NAME", String::as_str);
+        let cure = format!(
+            "get one that has them: certbot certonly -d {name}   (openssl req: -addext \
+             'subjectAltName=DNS:{name}')"
+        );
+        return (names, vec![Finding::wrong(question, text).cure(cure)]);
+    }
+    let own = served.chain.first();
+    let own = own.and_then(|own| ParsedCertificate::try_from(own).ok());
+    // Without a configured one, one of its own that can be read stands for all.
+    let (wanted, most) = match host_names {
+        [] => (&*served.names, 1),
+        wanted => (wanted, wanted.len()),
+    };
+    for name in wanted {
+        if names.len() >= most {
+            break;
+        }
+        // Any name below stands for all.
+        let Ok(server) = ServerName::try_from(name.replacen('*', "www", 1)) else {
+            let text = format!("the name {name} is none that TLS knows, and was not tried");
+            findings.push(
+                Finding::doubtful(question, text)
+                    .cure("get a certificate for names such as push.example.com"),
+            );
+            continue;
+        };
+        let fits = own.as_ref().map(|own| verify_server_name(own, &server));
+        match fits {
+            Some(Err(error)) => findings.push(verified(name, Some(error))),
+            _ => names.push((name, server)),
+        }
+    }
+    (names, findings)
 }
 
 fn verified(name: &str, error: Option<rustls::Error>) -> Finding {
@@ -267,7 +313,9 @@ fn judge_server(
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{io, time::UNIX_EPOCH};
+
+    use rcgen::{CertificateParams, KeyPair, SanType};
 
     use super::*;
     use crate::doctor::finding::Mark;
@@ -293,6 +341,70 @@ mod tests {
             assert_eq!(found.mark, mark);
             assert!(found.text.contains(words), "{}", found.text);
         }
+    }
+
+    /// A certificate for these names, by its own authority.
+    fn served_for(names: &[SanType]) -> Served {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let names = names.iter().filter_map(|name| match name {
+            SanType::DnsName(name) => Some(name.to_string()),
+            _ => None,
+        });
+        Served {
+            subject: "CN=push.example.com".to_owned(),
+            not_before: UNIX_EPOCH,
+            not_after: UNIX_EPOCH,
+            names: names.collect(),
+            chain: vec![certificate.der().clone()],
+        }
+    }
+
+    fn dns(name: &str) -> SanType {
+        SanType::DnsName(name.try_into().unwrap())
+    }
+
+    #[test]
+    fn a_certificate_without_alternative_names_is_for_nobody() {
+        let mail = SanType::Rfc822Name("push@example.com".try_into().unwrap());
+        let host_names = ["push.example.com".to_owned()];
+        for names in [&[][..], &[mail]] {
+            let served = served_for(names);
+            for host_names in [&[][..], &host_names] {
+                let found = chain(&served, host_names);
+                assert_eq!((found.len(), found[0].mark), (1, Mark::Wrong), "{found:?}");
+                let text = &found[0].text;
+                assert!(text.contains("no subject alternative names"), "{text}");
+                assert!(found[0].cure[0].contains("certbot certonly -d "));
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_tried_is_told() {
+        let odd = "push example com";
+        let served = served_for(&[dns(odd), dns("push.example.com"), dns("*.example.org")]);
+        let (tried, found) = names(&served, &[]);
+        let tried: Vec<_> = tried.iter().map(|(name, _)| *name).collect();
+        assert_eq!(tried, ["push.example.com"]);
+        assert_eq!((found.len(), found[0].mark), (1, Mark::Doubtful));
+        assert!(found[0].text.contains(odd), "{found:?}");
+
+        let served = served_for(&[dns("push.example.com"), dns("*.example.org")]);
+        let host_names = ["push.example.com", "a.example.org", "-", "push.example.net"];
+        let host_names = host_names.map(str::to_owned);
+        let (tried, found) = names(&served, &host_names);
+        let tried: Vec<_> = tried.iter().map(|(name, _)| *name).collect();
+        assert_eq!(tried, ["push.example.com", "a.example.org"]);
+        // Whoever vouches for it.
+        let marks: Vec<_> = found.iter().map(|found| found.mark).collect();
+        assert_eq!(marks, [Mark::Doubtful, Mark::Wrong], "{found:?}");
+        assert!(
+            found[1]
+                .text
+                .contains("is not for the name push.example.net")
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use lapin::{
     options::{QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -776,6 +776,17 @@ async fn a_certificate_that_has_expired_or_is_another_key_s() {
 }
 
 #[tokio::test]
+    // As `openssl req -x509 -subj` makes it.
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "push.example.com");
+    fs::write(&chain, params.self_signed(&own).unwrap().pem()).unwrap();
+    let found = setup
+        .is_wrong("tls.certificate", "no subject alternative names")
+        .await;
+    assert!(found.text.contains("CN=push.example.com"), "{}", found.text);
+
 async fn too_few_files() {
     let (vhost, hook) = (vhost().await, Hook::start().await);
     let mut setup = Setup::new(&vhost, &hook);
