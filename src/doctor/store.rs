@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     config::Config,
-    presence::{PresenceError, Url, redis::inspect::ExaminedRedis},
+    presence::{
+        PresenceError, Url,
+        redis::inspect::{ExaminedRedis, Tried},
+    },
     secret_url::SecretUrl,
 };
 
@@ -52,13 +55,13 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
             return findings;
         }
     }
-    let (refused, took) = ask(redis.refused()).await;
-    let found = match refused {
-        Some(Ok(refused)) => rights(url, &refused),
-        Some(Err(error)) => unreachable(url, &error.to_string()),
-        None => unreachable(url, &late()),
+    let (tried, took) = ask(redis.rights()).await;
+    let found = match tried {
+        Some(Ok(tried)) => rights(url, &tried),
+        Some(Err(error)) => vec![unreachable(url, &error.to_string())],
+        None => vec![unreachable(url, &late())],
     };
-    findings.push(found.took(took));
+    findings.extend(found.into_iter().map(|found| found.took(took)));
     findings
 }
 
@@ -98,24 +101,34 @@ fn account(url: &SecretUrl) -> String {
     }
 }
 
-fn rights(url: &SecretUrl, refused: &[&str]) -> Finding {
+fn rights(url: &SecretUrl, tried: &[Tried]) -> Vec<Finding> {
+    let question = "presence.rights";
     let account = account(url);
-    if refused.is_empty() {
-        let text = format!("the account {account} has all rights that presence needs");
-        return Finding::right("presence.rights", text);
+    let lacking = tried.iter().filter(|tried| !tried.refused.is_empty());
+    let lacking = lacking.map(|Tried { server, refused }| {
+        let at = server.as_ref().map(|server| format!(" at {server}"));
+        let at = at.unwrap_or_default();
+        let text = format!(
+            "the account {account} lacks rights of Redis that presence needs{at}: {}",
+            refused.join(", ")
+        );
+        let missing: Vec<_> = refused.iter().map(|word| format!("+{word}")).collect();
+        Finding::wrong(question, text).cure(format!(
+            "ACL SETUSER {account} {}   (in redis-cli{at}; then ACL SAVE)",
+            missing.join(" ")
+        ))
+    });
+    let mut findings: Vec<_> = lacking.collect();
+    if findings.is_empty() {
+        let masters = tried.iter().filter(|tried| tried.server.is_some()).count();
+        let at = match masters {
+            0 => String::new(),
+            masters => format!(", at each of {masters} masters"),
+        };
+        let text = format!("the account {account} has all rights that presence needs{at}");
+        findings.push(Finding::right(question, text));
     }
-    let missing: Vec<_> = refused
-        .iter()
-        .map(|command| format!("+{command}"))
-        .collect();
-    let text = format!(
-        "the account {account} lacks rights of Redis that presence needs: {}",
-        refused.join(", ")
-    );
-    Finding::wrong("presence.rights", text).cure(format!(
-        "ACL SETUSER {account} {}   (in redis-cli; then ACL SAVE)",
-        missing.join(" ")
-    ))
+    findings
 }
 
 #[cfg(test)]
@@ -127,16 +140,38 @@ mod tests {
         url::Url::parse(text).unwrap().into()
     }
 
+    fn tried(server: Option<&str>, refused: &[&'static str]) -> Tried {
+        Tried {
+            server: server.map(Box::from),
+            refused: refused.to_vec(),
+        }
+    }
+
     #[test]
     fn missing_rights_are_granted_by_one_command() {
         let url = url("redis://stentor:s3cret@host");
-        let found = rights(&url, &["hset", "script|load"]);
-        assert_eq!(found.mark, Mark::Wrong);
+        let found = rights(&url, &[tried(None, &["hset", "script|load"])]);
+        assert_eq!((found.len(), found[0].mark), (1, Mark::Wrong));
         assert!(
-            found.cure[0].starts_with("ACL SETUSER stentor +hset +script|load"),
+            found[0].cure[0].starts_with("ACL SETUSER stentor +hset +script|load"),
             "{found:?}"
         );
-        assert_eq!(rights(&url, &[]).mark, Mark::Right);
+        assert_eq!(rights(&url, &[tried(None, &[])])[0].mark, Mark::Right);
+    }
+
+    #[test]
+    fn of_several_masters_those_that_refuse_are_named() {
+        let url = url("redis://stentor:s3cret@host");
+        let [sound, other] = ["a:6379", "b:6379"].map(Some);
+        let found = rights(&url, &[tried(sound, &[]), tried(other, &["hscan"])]);
+        assert_eq!((found.len(), found[0].mark), (1, Mark::Wrong));
+        assert!(found[0].text.contains("at b:6379: hscan"), "{found:?}");
+        assert!(
+            found[0].cure[0].contains("+hscan   (in redis-cli at b:6379"),
+            "{found:?}"
+        );
+        let found = rights(&url, &[tried(sound, &[]), tried(other, &[])]);
+        assert!(found[0].text.ends_with("at each of 2 masters"), "{found:?}");
     }
 
     #[test]

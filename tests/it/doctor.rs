@@ -720,13 +720,36 @@ async fn redis_by_sentinels_and_as_a_cluster() {
     let report = by_sentinels.is_sound().await;
     report.found("presence.redis", "right", "the master that Sentinels name");
     report.found("presence.rights", "right", "has all rights");
-    let redis = RedisCluster::shared().await;
-    let cluster = setup
-        .set("presence.url", redis.url())
-        .set("redis.cluster", true);
-    let report = cluster.is_sound().await;
+    let redis = RedisCluster::own().await;
+    let cluster = setup.clone().set("redis.cluster", true);
+    let report = cluster.clone().set("presence.url", redis.url());
+    let report = report.is_sound().await;
     report.found("presence.redis", "right", "a cluster, all of its 64 parts");
-    report.found("presence.rights", "right", "has all rights");
+    report.found("presence.rights", "right", "at each of 3 masters");
+
+    // Each server has accounts of its own.
+    let account = ["ACL", "SETUSER", "stentor", "on", ">right", "~stentor:*"];
+    for server in redis.servers() {
+        let all = [&account[..], &["+@all"]].concat();
+        assert_eq!(server.command(&all).await, "+OK");
+    }
+    let url = redis.url().replace("redis://", "redis://stentor:right@");
+    let cluster = cluster.set("presence.url", url);
+    cluster.is_sound().await;
+    for master in redis.masters().await {
+        let less = ["ACL", "SETUSER", "stentor", "-hscan", "-info"];
+        assert_eq!(master.command(&less).await, "+OK");
+        let lacks = format!("needs at {}: hscan, info", master.address());
+        let found = cluster.is_wrong("presence.rights", &lacks).await;
+        assert!(
+            found.cure[0].starts_with("ACL SETUSER stentor +hscan +info "),
+            "{:?}",
+            found.cure
+        );
+        let again = ["ACL", "SETUSER", "stentor", "+hscan", "+info"];
+        assert_eq!(master.command(&again).await, "+OK");
+    }
+    cluster.is_sound().await;
 }
 
 #[tokio::test]
@@ -753,6 +776,17 @@ async fn a_certificate_that_has_expired_or_is_another_key_s() {
         found.cure
     );
 
+    // As `openssl req -x509 -subj` makes it.
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "push.example.com");
+    fs::write(&chain, params.self_signed(&own).unwrap().pem()).unwrap();
+    let found = setup
+        .is_wrong("tls.certificate", "no subject alternative names")
+        .await;
+    assert!(found.text.contains("CN=push.example.com"), "{}", found.text);
+
     fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
     let found = setup.is_wrong("tls.certificate", "is not the key of").await;
     assert!(found.cure[0].contains("of one pair"), "{:?}", found.cure);
@@ -776,17 +810,6 @@ async fn a_certificate_that_has_expired_or_is_another_key_s() {
 }
 
 #[tokio::test]
-    // As `openssl req -x509 -subj` makes it.
-    let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "push.example.com");
-    fs::write(&chain, params.self_signed(&own).unwrap().pem()).unwrap();
-    let found = setup
-        .is_wrong("tls.certificate", "no subject alternative names")
-        .await;
-    assert!(found.text.contains("CN=push.example.com"), "{}", found.text);
-
 async fn too_few_files() {
     let (vhost, hook) = (vhost().await, Hook::start().await);
     let mut setup = Setup::new(&vhost, &hook);

@@ -2,13 +2,18 @@
 //! connections of presence. They change nothing: the key that rights are tried on is removed, and
 //! expires after a few seconds in any case.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use deadpool_redis::redis::{Cmd, Pipeline, Value, cmd};
+use deadpool_redis::redis::{
+    Cmd, FromRedisValue as _, Pipeline, Value, cluster_routing::Slot, cmd,
+};
 use futures_util::future;
 
 use super::{
-    connect::{Connections, LACKS_A_RIGHT},
+    connect::{Connections, LACKS_A_RIGHT, unavailable},
     entry::{Keys, LeaseId, PARTITIONS},
     script::{self, Caller, Known, Untold},
 };
@@ -26,11 +31,27 @@ pub struct ExaminedRedis {
     keys: Vec<Keys>,
 }
 
+/// A server that the account's rights were tried at.
+#[derive(Debug)]
+pub struct Tried {
+    /// Its address; `None`: there is one, or Sentinels name it.
+    pub server: Option<Box<str>>,
+    /// The commands that the account may not use there, of those that presence needs.
+    pub refused: Vec<&'static str>,
+}
+
+/// Slots of a cluster that are next to each other, and the address of their master.
+struct SlotRange {
+    first: u16,
+    last: u16,
+    master: Box<str>,
+}
+
 /// A command that presence needs, and one use of it on a key.
 type Trial = (&'static str, fn(&str) -> Cmd);
 
-/// The commands that presence needs, one by one, in an order in which each works. Those of Sentinels
-/// and clusters are used for each of them.
+/// The commands that presence needs, one by one, in an order in which each works. Those that find a
+/// server, at Sentinels or in a cluster, are used for each of them.
 const TRIALS: &[Trial] = &[
     ("ping", |_| cmd("PING")),
     ("time", |_| cmd("TIME")),
@@ -64,6 +85,12 @@ const TRIALS: &[Trial] = &[
     ("eval", |key| {
         cmd("EVAL").arg("return 1").arg(1).arg(key).take()
     }),
+];
+
+/// Those that a cluster needs beside them.
+const CLUSTER_TRIALS: &[Trial] = &[
+    ("info", |_| cmd("INFO").arg("server").take()),
+    ("asking", |_| cmd("ASKING")),
 ];
 
 impl ExaminedRedis {
@@ -111,17 +138,48 @@ impl ExaminedRedis {
             .unwrap_or(UNIX_EPOCH))
     }
 
-    /// The commands that the account may not use, of those that presence needs.
+    /// Tries the account's rights: in a cluster at each master, for each has accounts of its own.
     ///
     /// # Errors
     /// Redis does not answer.
-    pub async fn refused(&self) -> Result<Vec<&'static str>, PresenceError> {
-        let Some(keys) = self.keys.first() else {
-            return Ok(Vec::new());
+    pub async fn rights(&self) -> Result<Vec<Tried>, PresenceError> {
+        if !self.connections.is_cluster() {
+            let tried = self.keys.iter().map(|keys| self.tried(keys, None));
+            return future::try_join_all(tried).await;
+        }
+        let slots = match self.slots().await {
+            Err(error) if is_refusal(&error) => {
+                return Ok(vec![Tried {
+                    server: None,
+                    refused: vec!["cluster|slots"],
+                }]);
+            }
+            slots => slots?,
         };
+        let places: Vec<_> = self.keys.iter().map(Keys::nodes).collect();
+        let tried = one_of_each(&places, &slots)
+            .into_iter()
+            .filter_map(|(number, master)| Some(self.tried(self.keys.get(number)?, Some(master))));
+        future::try_join_all(tried).await
+    }
+
+    /// The masters of a cluster.
+    async fn slots(&self) -> Result<Vec<SlotRange>, PresenceError> {
+        let tag = self.keys.first().map(Keys::nodes).unwrap_or_default();
+        let mut pipe = Pipeline::new();
+        pipe.cmd("CLUSTER").arg("SLOTS");
+        let (slots,): (Vec<Vec<Value>>,) = self.connections.call_in_order(&tag, &pipe).await?;
+        slots
+            .iter()
+            .map(|range| SlotRange::read(range).ok_or_else(|| unavailable("odd CLUSTER SLOTS")))
+            .collect()
+    }
+
+    async fn tried(&self, keys: &Keys, server: Option<&str>) -> Result<Tried, PresenceError> {
         let key = keys.user(&format!("doctor.{:016x}", rand::random::<u64>()));
+        let of_cluster = server.map_or(&[][..], |_| CLUSTER_TRIALS);
         let mut refused = Vec::new();
-        for (name, command) in TRIALS {
+        for (name, command) in TRIALS.iter().chain(of_cluster) {
             let mut pipe = Pipeline::new();
             pipe.add_command(command(&key));
             if self.is_refused(&key, &pipe).await? {
@@ -149,7 +207,10 @@ impl ExaminedRedis {
             Err(error) if is_refusal(&error) => refused.push("script|load"),
             Err(error) => return Err(error),
         }
-        Ok(refused)
+        Ok(Tried {
+            server: server.map(Box::from),
+            refused,
+        })
     }
 
     async fn is_refused(&self, key: &str, pipe: &Pipeline) -> Result<bool, PresenceError> {
@@ -159,6 +220,50 @@ impl ExaminedRedis {
             Err(error) => Err(error),
         }
     }
+}
+
+impl SlotRange {
+    /// An entry of `CLUSTER SLOTS`: the first slot, the last one, the master, and its replicas.
+    fn read(range: &[Value]) -> Option<Self> {
+        let [first, last, master, ..] = range else {
+            return None;
+        };
+        let number = |value: &Value| u16::from_redis_value_ref(value).ok();
+        let Value::Array(master) = master else {
+            return None;
+        };
+        let [host, port, ..] = &**master else {
+            return None;
+        };
+        // A server that does not know its own address says none.
+        let host = String::from_redis_value_ref(host).unwrap_or_default();
+        Some(Self {
+            first: number(first)?,
+            last: number(last)?,
+            master: format!("{host}:{}", number(port)?).into(),
+        })
+    }
+}
+
+/// For each master that has keys of presence: its address, and one partition that it has. Partitions
+/// go by their place in the list, and stand there by one of their keys.
+fn one_of_each<'s>(partitions: &[String], slots: &'s [SlotRange]) -> Vec<(usize, &'s str)> {
+    let numbered = partitions.iter().enumerate();
+    let of_slot: HashMap<Slot, usize> = numbered
+        .map(|(number, key)| (Slot::for_key(key), number))
+        .collect();
+    let mut found: Vec<(usize, &str)> = Vec::new();
+    for range in slots {
+        let number = (range.first..=range.last)
+            .filter_map(Slot::new)
+            .find_map(|slot| of_slot.get(&slot));
+        if let Some(number) = number
+            && found.iter().all(|(_, master)| **master != *range.master)
+        {
+            found.push((*number, &range.master));
+        }
+    }
+    found
 }
 
 /// Whether the account lacks a right.
@@ -176,15 +281,74 @@ mod tests {
     #[test]
     fn every_right_of_the_page_is_tried() {
         let page = include_str!("../../../docs/presence.md");
-        let line = page
-            .lines()
-            .find(|line| line.starts_with("ACL SETUSER stentor"));
-        let words = line.unwrap().split_whitespace();
-        let mut needed: BTreeSet<_> = words.filter_map(|word| word.strip_prefix('+')).collect();
-        for tried in ["evalsha", "script|load"] {
-            assert!(needed.remove(tried), "{tried}");
+        for (begins, trials, otherwise) in [
+            (
+                "ACL SETUSER stentor",
+                TRIALS,
+                &["evalsha", "script|load"][..],
+            ),
+            ("# with a cluster:", CLUSTER_TRIALS, &["cluster|slots"]),
+        ] {
+            let line = page.lines().find(|line| line.starts_with(begins));
+            let words = line.unwrap().split_whitespace();
+            let mut needed: BTreeSet<_> = words.filter_map(|word| word.strip_prefix('+')).collect();
+            for tried in otherwise {
+                assert!(needed.remove(tried), "{tried}");
+            }
+            let tried: BTreeSet<_> = trials.iter().map(|(name, _)| *name).collect();
+            assert_eq!(tried, needed);
         }
-        let tried: BTreeSet<_> = TRIALS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(tried, needed);
+    }
+
+    #[test]
+    fn rights_are_tried_at_each_master() {
+        let places: Vec<_> = (0..PARTITIONS)
+            .map(|number| Keys::partition(number).nodes())
+            .collect();
+        let range = |first, last, master: &str| SlotRange {
+            first,
+            last,
+            master: master.into(),
+        };
+        let halves = [
+            range(0, 5_000, "a:1"),
+            range(5_001, 10_000, "b:1"),
+            range(10_001, 12_000, "a:1"),
+            range(12_001, 16_383, "c:1"),
+        ];
+        let tried = one_of_each(&places, &halves);
+        let masters: Vec<_> = tried.iter().map(|(_, master)| *master).collect();
+        assert_eq!(masters, ["a:1", "b:1", "c:1"]);
+        let slots = [0..=5_000, 5_001..=10_000, 12_001..=16_383];
+        for ((number, _), slots) in tried.iter().zip(slots) {
+            let own = Slot::for_key(&places[*number]);
+            let mut all = slots.filter_map(Slot::new);
+            assert!(all.any(|slot| slot == own), "{number}");
+        }
+        // Without keys of presence a master needs no rights; Redis gives `{0}` slot 13907.
+        let one = [Keys::partition(0).nodes()];
+        let slots = [range(0, 13_906, "a:1"), range(13_907, 16_383, "b:1")];
+        assert_eq!(one_of_each(&one, &slots), [(0, "b:1")]);
+    }
+
+    #[test]
+    fn slots_are_read_with_their_master() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let place = |host: Value| Value::Array(vec![host, Value::Int(7000), text("id")]);
+        let read = |master: Value| {
+            let entry = [
+                Value::Int(0),
+                Value::Int(5460),
+                master,
+                place(text("other")),
+            ];
+            SlotRange::read(&entry)
+                .map(|range| (range.first, range.last, String::from(range.master)))
+        };
+        let found = |master: &str| Some((0, 5460, master.to_owned()));
+        assert_eq!(read(place(text("10.0.0.1"))), found("10.0.0.1:7000"));
+        assert_eq!(read(place(Value::Nil)), found(":7000"));
+        assert_eq!(read(Value::Nil), None);
+        assert!(SlotRange::read(&[Value::Int(0)]).is_none());
     }
 }
