@@ -1,7 +1,7 @@
 //! The sessions that this node holds, and the changes that Redis does not know yet.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,6 +57,9 @@ struct RedisState {
     /// is lost with it is not repeated, for they join or leave in a moment.
     claimed: Held,
     queue: VecDeque<Change>,
+    /// Groups that users left by a session that then ended before Redis was told of it. Its end
+    /// waits in the queue behind, and tells them.
+    unleft: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Sessions that left; their users may have left with them.
     left: Departures,
     /// The number of the last ones, whose departure still waits in the queue.
@@ -142,6 +145,7 @@ impl RedisShared {
                 held: Held::default(),
                 claimed: Held::default(),
                 queue: VecDeque::new(),
+                unleft: HashMap::new(),
                 left: Departures::new(debounce),
                 unsaid: 0,
                 unsure: HashSet::new(),
@@ -283,6 +287,7 @@ impl RedisShared {
         self.rooms.begin_anew();
         let mut state = self.state.lock();
         state.queue = VecDeque::new();
+        state.unleft = HashMap::new();
         state.unsaid = 0;
         state.overflowed = false;
         state.held.all()
@@ -395,6 +400,7 @@ impl RedisState {
     fn overflow(&mut self) {
         self.overflowed = true;
         self.queue = VecDeque::new();
+        self.unleft = HashMap::new();
         self.left.clear();
         self.unsaid = 0;
         let held = &self.held;
@@ -413,14 +419,20 @@ impl RedisState {
             match change {
                 Change::Tell(session, left) => {
                     // If the session has left since, only its departure counts.
-                    let entered = self.enter(session, &left, Untold::AsIs);
-                    if let Some(entered) = entered {
-                        return Some(KeeperStep::Enter(entered));
+                    let user = Arc::clone(&session.user);
+                    match self.enter(session, &left, Untold::AsIs) {
+                        Some(entered) => return Some(KeeperStep::Enter(entered)),
+                        None if left.is_empty() => {}
+                        None => self.unleft.entry(user).or_default().extend(left),
                     }
                 }
                 Change::Leave(session, stamp) => {
                     self.unsaid = self.unsaid.saturating_sub(1);
-                    let user = self.user(&session.user, &session.groups());
+                    let mut left = session.groups().to_vec();
+                    left.extend(self.unleft.remove(&session.user).into_iter().flatten());
+                    left.sort_unstable();
+                    left.dedup();
+                    let user = self.user(&session.user, &left);
                     return Some(KeeperStep::Exit {
                         session,
                         user,
@@ -604,6 +616,49 @@ mod tests {
         shared.set_status(&session("b", &[]), Status::Busy);
         shared.regroup(&session("b", &[]), names(&["g"]));
         assert!(take(&shared).is_empty(), "who is not here says nothing");
+    }
+
+    /// Groups that a session left just before it ended are told with its end, or with that of
+    /// another session of its user; not those that the user is in all the same.
+    #[test]
+    fn a_group_that_was_left_just_before_the_end_is_left() {
+        let shared = RedisShared::new(LONG);
+        let one = session("a", &["f", "g"]);
+        shared.join(Arc::clone(&one));
+        assert_eq!(take(&shared), ["+a online in [f, g] not []"]);
+        shared.regroup(&one, names(&["h"]));
+        shared.leave(&one);
+        assert_eq!(take(&shared), ["-a offline in [] not [f, g, h]"]);
+
+        let [one, two] = [session("a", &["f", "g"]), session("a", &["h"])];
+        for session in [&one, &two] {
+            shared.join(Arc::clone(session));
+        }
+        take(&shared);
+        shared.leave(&two);
+        shared.regroup(&one, names(&["h"]));
+        shared.leave(&one);
+        shared.join(session("a", &["g"]));
+        assert_eq!(
+            take(&shared),
+            [
+                "-a online in [g] not [h]",
+                "-a online in [g] not [f, h]",
+                "+a online in [g] not []",
+            ]
+        );
+        // What is registered anew says nothing of it any more.
+        let ends = session("b", &["f"]);
+        shared.join(Arc::clone(&ends));
+        take(&shared);
+        shared.regroup(&ends, names(&["g"]));
+        shared.join(session("c", &[]));
+        shared.leave(&ends);
+        let first = shared.take(&mut Registering::default(), 1);
+        assert_eq!(told(&first), ["+c online in [] not []"]);
+        assert_eq!(shared.state.lock().unleft.len(), 1);
+        assert_eq!(again(&shared).sessions.len(), 2);
+        assert!(shared.state.lock().unleft.is_empty());
     }
 
     #[test]
