@@ -362,22 +362,14 @@ impl RedisReader {
             .await?;
         let users: Option<u64> = read(replies.next())?;
         Ok(Counts {
-            sessions: nodes.values().map(|node| node.sessions).sum(),
+            sessions: each_once(nodes).iter().map(|node| node.sessions).sum(),
             users: users.unwrap_or(0),
         })
     }
 
-    /// A node that changes its lease has two, for a moment: the one that says more is the truth.
     pub(super) async fn nodes(&self) -> Result<Vec<NodeInfo>, PresenceError> {
         let (nodes, _) = self.ask(|_| ()).await?;
-        let mut by_name: HashMap<Box<str>, NodeInfo> = HashMap::new();
-        for node in nodes.into_values() {
-            let known = by_name.entry(node.name.clone()).or_insert(node.clone());
-            known.sessions = known.sessions.max(node.sessions);
-        }
-        let mut nodes: Vec<_> = by_name.into_values().collect();
-        nodes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(nodes)
+        Ok(each_once(nodes))
     }
 
     /// One round trip; none for an empty pipeline.
@@ -387,6 +379,17 @@ impl RedisReader {
         }
         self.store.call(pipe).await
     }
+}
+
+/// The nodes, in the order of their names. One that changes its lease has two, for a moment: the
+/// one that says more is the truth.
+fn each_once(nodes: Nodes) -> Vec<NodeInfo> {
+    let mut by_name: BTreeMap<Box<str>, NodeInfo> = BTreeMap::new();
+    for node in nodes.into_values() {
+        let known = by_name.entry(node.name.clone()).or_insert(node.clone());
+        known.sessions = known.sessions.max(node.sessions);
+    }
+    by_name.into_values().collect()
 }
 
 /// The answer to [`RedisReader::ask_counts`] about one user.
@@ -476,6 +479,8 @@ impl Listed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -499,5 +504,19 @@ mod tests {
         ] {
             assert!(Cursor::parse(text).is_none(), "{text}");
         }
+    }
+
+    /// It changes its lease: under the new one it registers what it holds.
+    #[test]
+    fn a_node_of_two_leases_counts_once() {
+        let node = |name: &str, sessions| NodeInfo {
+            name: name.into(),
+            since: SystemTime::UNIX_EPOCH,
+            sessions,
+        };
+        let nodes = [("b", 3), ("a", 5), ("b", 7)]
+            .map(|(name, sessions)| (LeaseId::random(), node(name, sessions)));
+        let nodes = Nodes::from(nodes);
+        assert_eq!(each_once(nodes), [node("a", 5), node("b", 7)]);
     }
 }
