@@ -6,7 +6,7 @@ use std::{
 };
 
 use stentor::presence::{
-    Listing, Outbox, Presence, PresenceEntry, PresenceError, Status, redis::RedisPresence,
+    Listing, Outbox, Page, Presence, PresenceEntry, PresenceError, Status, redis::RedisPresence,
 };
 use testkit::{DEADLINE, Proxy, Redis, eventually, unique, within};
 
@@ -331,6 +331,54 @@ async fn all_nodes_list_and_count_all() {
             );
         }
     }
+}
+
+/// A cursor outlives a lease: the page behind it begins with the session after the last one.
+#[tokio::test]
+async fn pages_go_on_though_nodes_take_new_leases() {
+    let redis = Redis::own().await;
+    let named = |name: &str| redis_presence(&redis.url(), LONG, settings(name, LONG, None));
+    let nodes = [named("one.0001"), named("two.0002")];
+    let mut expected = Vec::new();
+    for presence in &nodes {
+        for _ in 0..2 {
+            expected.push(here(presence, &unique("user")).await.id.clone());
+        }
+    }
+    expected.sort();
+    let presence = &nodes[0];
+    let page = async |after, limit| {
+        let listing = Listing {
+            user: None,
+            node: None,
+            after,
+            limit,
+        };
+        presence.sessions(&listing).await
+    };
+    let ids = |page: &Page| -> Vec<Box<str>> {
+        let sessions = page.sessions.iter();
+        sessions.map(|session| session.id.clone()).collect()
+    };
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let next = page(after, 1).await.unwrap();
+        found.extend(ids(&next));
+        after = next.next;
+        if after.is_none() {
+            break;
+        }
+        redis.kill();
+        redis.start().await;
+        eventually(DEADLINE, "all are registered anew", async || {
+            let mut all = ids(&page(None, 10).await.ok()?);
+            all.sort();
+            (all == expected).then_some(())
+        })
+        .await;
+    }
+    found.sort();
+    assert_eq!(found, expected);
 }
 
 #[tokio::test]

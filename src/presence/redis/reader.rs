@@ -15,14 +15,17 @@ use super::{
 };
 use crate::presence::{
     Counts, Listing, MOST_CLAIMED, MOST_SESSIONS, Member, NodeInfo, Page, PresenceEntry,
-    PresenceError, SessionInfo, Status, UserCount, UserPresence, too_many,
+    PresenceError, SessionInfo, Status, UserCount, UserPresence, rooms::place, too_many,
 };
 
 /// Lists of a node that are read in one pipeline: at first, and, if they are empty, at most.
 const LISTS: [u16; 2] = [4, 256];
 
-/// The nodes that live, in the order of their leases.
+/// The nodes that live, by their leases.
 type Nodes = BTreeMap<LeaseId, NodeInfo>;
+/// The leases of each node that lives, in the order of their names: leases change, and a listing
+/// goes on after that.
+type ByName<'n> = BTreeMap<&'n str, Vec<LeaseId>>;
 /// A hash, of which only the values are what we think.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -32,14 +35,14 @@ pub(super) struct RedisReader {
 
 /// The place where a listing goes on: behind the session `after`, in a list of a node.
 struct Cursor {
-    lease: LeaseId,
+    node: Box<str>,
     list: u16,
     after: Box<str>,
 }
 
 /// A session, as its node lists it.
-struct Listed {
-    lease: LeaseId,
+struct Listed<'n> {
+    node: &'n str,
     list: u16,
     id: String,
     user: Arc<str>,
@@ -220,19 +223,19 @@ impl RedisReader {
         }
         let found: Vec<Option<Vec<u8>>> = self.call(&pipe).await?;
         let listed: Vec<_> = nodes
-            .keys()
+            .values()
             .zip(found)
-            .filter_map(|(lease, value)| {
+            .filter_map(|(node, value)| {
                 let (user, _) = decode_listed(&value?)?;
                 Some(Listed {
-                    lease: *lease,
+                    node: &node.name,
                     list: 0,
                     id: id.to_owned(),
                     user,
                 })
             })
             .collect();
-        Ok(self.look_up(&nodes, &listed).await?.pop())
+        Ok(self.look_up(&by_name(&nodes), &listed).await?.pop())
     }
 
     pub(super) async fn sessions(&self, listing: &Listing) -> Result<Page, PresenceError> {
@@ -255,18 +258,20 @@ impl RedisReader {
             None => None,
         };
         let (nodes, _) = self.ask(|_| ()).await?;
+        let nodes = by_name(&nodes);
         let is_wanted = |name: &str| listing.node.as_deref().is_none_or(|node| node == name);
-        let wanted = nodes.iter().filter(|(_, node)| is_wanted(&node.name));
+        let wanted = nodes.iter().filter(|(name, _)| is_wanted(name));
         // One more than fits shows that there is a next page.
         let most = listing.limit.saturating_add(1);
         let mut found = Vec::new();
-        for (lease, _) in wanted {
-            let after = match cursor.take_if(|cursor| cursor.lease <= *lease) {
-                Some(after) if after.lease == *lease => Some(after),
+        for (name, leases) in wanted {
+            let after = match cursor.take_if(|cursor| *cursor.node <= **name) {
+                Some(after) if *after.node == **name => Some(after),
                 _ if cursor.is_some() => continue,
                 _ => None,
             };
-            self.list(*lease, user, after, most, &mut found).await?;
+            self.list((*name, leases.as_slice()), user, after, most, &mut found)
+                .await?;
             if found.len() >= most {
                 break;
             }
@@ -284,13 +289,13 @@ impl RedisReader {
     }
 
     /// Finds the sessions of a node, until there are `most`, or a few more.
-    async fn list(
+    async fn list<'n>(
         &self,
-        lease: LeaseId,
+        (node, leases): (&'n str, &[LeaseId]),
         wanted: Option<&str>,
         after: Option<Cursor>,
         most: usize,
-        found: &mut Vec<Listed>,
+        found: &mut Vec<Listed<'n>>,
     ) -> Result<(), PresenceError> {
         let mut first = after.as_ref().map_or(0, |after| after.list);
         let [mut some, longest] = LISTS;
@@ -300,15 +305,18 @@ impl RedisReader {
             first = lists.end;
             let mut pipe = Pipeline::new();
             for list in lists.clone() {
-                pipe.hgetall(self.store.keys.list(lease, list));
+                for lease in leases {
+                    pipe.hgetall(self.store.keys.list(*lease, list));
+                }
             }
             let replies: Vec<Fields> = self.call(&pipe).await?;
             if replies.iter().all(Vec::is_empty) {
                 some = some.saturating_mul(2).min(longest);
             }
-            for (list, fields) in lists.zip(replies) {
+            let mut replies = replies.into_iter();
+            for list in lists {
+                let fields = replies.by_ref().take(leases.len()).flatten();
                 let mut listed: Vec<_> = fields
-                    .into_iter()
                     .filter_map(|(id, value)| {
                         let id = String::from_utf8(id).ok()?;
                         let is_before = |after: &Cursor| after.list == list && *id <= *after.after;
@@ -319,7 +327,7 @@ impl RedisReader {
                         wanted
                             .is_none_or(|wanted| *user == *wanted)
                             .then_some(Listed {
-                                lease,
+                                node,
                                 list,
                                 id,
                                 user,
@@ -327,6 +335,8 @@ impl RedisReader {
                     })
                     .collect();
                 listed.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+                // While a node changes its lease, both have the session.
+                listed.dedup_by(|a, b| a.id == b.id);
                 found.extend(listed);
             }
         }
@@ -336,20 +346,21 @@ impl RedisReader {
     /// All facts about listed sessions; some may have ended.
     async fn look_up(
         &self,
-        nodes: &Nodes,
-        listed: &[Listed],
+        nodes: &ByName<'_>,
+        listed: &[Listed<'_>],
     ) -> Result<Vec<SessionInfo>, PresenceError> {
         let mut pipe = Pipeline::new();
         for session in listed {
-            pipe.hget(
-                self.store.keys.user(&session.user),
-                session.lease.field(&session.id),
-            );
+            let leases = nodes.get(session.node).into_iter().flatten();
+            let fields: Vec<_> = leases.map(|lease| lease.field(&session.id)).collect();
+            pipe.cmd("HMGET")
+                .arg(self.store.keys.user(&session.user))
+                .arg(fields);
         }
-        let values: Vec<Option<Vec<u8>>> = self.call(&pipe).await?;
-        let sessions = listed.iter().zip(values).filter_map(|(session, value)| {
-            let node = nodes.get(&session.lease)?;
-            decode(&session.user, &session.id, &node.name, &value?).filter(is_here)
+        let values: Vec<Vec<Option<Vec<u8>>>> = self.call(&pipe).await?;
+        let sessions = listed.iter().zip(values).filter_map(|(session, values)| {
+            let value = values.into_iter().flatten().next()?;
+            decode(&session.user, &session.id, session.node, &value).filter(is_here)
         });
         Ok(sessions.collect())
     }
@@ -390,6 +401,14 @@ fn each_once(nodes: Nodes) -> Vec<NodeInfo> {
         known.sessions = known.sessions.max(node.sessions);
     }
     by_name.into_values().collect()
+}
+
+fn by_name(nodes: &Nodes) -> ByName<'_> {
+    let mut by_name = ByName::new();
+    for (lease, node) in nodes {
+        by_name.entry(&*node.name).or_default().push(*lease);
+    }
+    by_name
 }
 
 /// The answer to [`RedisReader::ask_counts`] about one user.
@@ -463,17 +482,19 @@ impl Cursor {
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '.');
         Some(Self {
-            lease: LeaseId::parse(parts.next()?.as_bytes())?,
+            node: place::read(parts.next()?)?.into(),
             list: parts.next()?.parse().ok()?,
             after: parts.next()?.into(),
         })
     }
 }
 
-impl Listed {
+impl Listed<'_> {
     /// For a page that begins behind it.
     fn cursor(&self) -> Box<str> {
-        format!("{}.{}.{}", self.lease, self.list, self.id).into()
+        // A name may have dots.
+        let node = place::write(self.node);
+        format!("{node}.{}.{}", self.list, self.id).into()
     }
 }
 
@@ -486,13 +507,13 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_others_are_none() {
         let listed = Listed {
-            lease: LeaseId::random(),
+            node: "stentor-1.é.0123abcd",
             list: 1023,
             id: "a-b_c.d".to_owned(),
             user: "alice".into(),
         };
         let cursor = Cursor::parse(&listed.cursor()).unwrap();
-        assert_eq!((cursor.lease, cursor.list), (listed.lease, listed.list));
+        assert_eq!((&*cursor.node, cursor.list), (listed.node, listed.list));
         assert_eq!(*cursor.after, *listed.id);
         for text in [
             "",
@@ -500,7 +521,7 @@ mod tests {
             "12345678",
             "12345678.1",
             "12345678.x.id",
-            "1234.1.id",
+            "1=34.1.id",
         ] {
             assert!(Cursor::parse(text).is_none(), "{text}");
         }
@@ -517,6 +538,11 @@ mod tests {
         let nodes = [("b", 3), ("a", 5), ("b", 7)]
             .map(|(name, sessions)| (LeaseId::random(), node(name, sessions)));
         let nodes = Nodes::from(nodes);
+        let leases: Vec<_> = by_name(&nodes)
+            .into_iter()
+            .map(|(name, leases)| (name.to_owned(), leases.len()))
+            .collect();
+        assert_eq!(leases, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
         assert_eq!(each_once(nodes), [node("a", 5), node("b", 7)]);
     }
 }
