@@ -46,8 +46,8 @@ pub struct Death {
     pub queue: Box<str>,
     /// Why: `expired`, `maxlen`, `rejected`, `delivery_limit`.
     pub reason: Box<str>,
-    /// The key that it had before.
-    pub routing_key: Box<str>,
+    /// The keys that it had before: its own, and those of `CC`, which a dead letter may lose.
+    pub routing_keys: Box<[Box<str>]>,
     /// Its own time limit until then, in milliseconds; a queue's may have been shorter.
     pub expiration: Option<u64>,
 }

@@ -64,17 +64,16 @@ impl<'a> Arrival<'a> {
         let is_feed = |death: &&Death| {
             death.queue.starts_with(FEED_QUEUES) && !death.queue.ends_with(".overflow")
         };
-        let (reason, key) = match message.deaths.iter().find(is_feed) {
+        let own = std::slice::from_ref(&message.routing_key);
+        let (reason, keys) = match message.deaths.iter().find(is_feed) {
             Some(death) => {
                 let queue = death.queue.clone();
-                (Reason::Node { queue }, &*death.routing_key)
+                (Reason::Node { queue }, &*death.routing_keys)
             }
-            None if message.header(UNHEARD_HEADER).is_some() => {
-                (Reason::Left, &*message.routing_key)
-            }
-            None => (Reason::Nobody, &*message.routing_key),
+            None if message.header(UNHEARD_HEADER).is_some() => (Reason::Left, own),
+            None => (Reason::Nobody, own),
         };
-        Self::of(message, reason, key, template)
+        Self::of(message, reason, keys, template)
     }
 
     /// Of a message that was taken out of a dead node's queue.
@@ -82,12 +81,18 @@ impl<'a> Arrival<'a> {
         let reason = Reason::Node {
             queue: queue.into(),
         };
-        Self::of(message, reason, &message.routing_key, template)
+        let keys = std::slice::from_ref(&message.routing_key);
+        Self::of(message, reason, keys, template)
     }
 
-    fn of(message: &'a Message, reason: Reason, key: &'a str, template: &KeyTemplate) -> Self {
+    fn of(
+        message: &'a Message,
+        reason: Reason,
+        keys: &'a [Box<str>],
+        template: &KeyTemplate,
+    ) -> Self {
         let mut users: Vec<(&str, &str)> = Vec::new();
-        for key in std::iter::once(key).chain(message.cc.iter().map(|key| &**key)) {
+        for key in keys.iter().chain(&message.cc).map(|key| &**key) {
             let is_new = users.iter().all(|(other, _)| *other != key);
             if let Some(user) = template.user(key)
                 && is_new
@@ -188,7 +193,7 @@ mod tests {
         Death {
             queue: queue.into(),
             reason: "expired".into(),
-            routing_key: key.into(),
+            routing_keys: [key.into()].into(),
             expiration: None,
         }
     }
@@ -255,6 +260,20 @@ mod tests {
         let mut own = message("user_alice", &[]);
         own.deaths = [death("delay", "later")].into();
         assert_eq!(Arrival::read(&own, &template).reason, Reason::Nobody);
+    }
+
+    /// RabbitMQ takes `CC` out of a dead letter that gets a key of its own.
+    #[test]
+    fn who_was_named_by_cc_is_told_of_a_message_that_waited_for_a_node() {
+        let mut late = message("stentor.feed.host.1.2.overflow", &[]);
+        let keys = ["user_alice", "user_bob", "room_1", "user_alice"].map(Box::from);
+        late.deaths = [Death {
+            routing_keys: keys.into(),
+            ..death("stentor.feed.host.1.2", "")
+        }]
+        .into();
+        let users = Arrival::read(&late, &template()).users;
+        assert_eq!(users, [("user_alice", "alice"), ("user_bob", "bob")]);
     }
 
     #[test]

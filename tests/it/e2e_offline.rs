@@ -15,7 +15,7 @@ use lapin::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueBindOptions,
         QueueDeclareOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use serde_json::json;
 use stomp_grammar::Command;
@@ -311,6 +311,51 @@ async fn what_waits_for_a_killed_node_is_handed_on_unless_its_user_is_back() {
     .await;
     vhost.publish(FEED, "user_bob", ["as before"]).await;
     bob.expect_message("as before").await;
+    worker.has_no_more(&vhost).await;
+}
+
+/// Where it waited RabbitMQ gives it a key of its own, and takes `CC` out.
+#[tokio::test]
+async fn a_message_of_several_keys_that_waits_for_a_killed_node_is_for_all_its_users() {
+    let vhost = vhost().await;
+    set_policy(&vhost).await;
+    let hook = Hook::start().await;
+    // In one queue, so that it waits once.
+    let [one, two] = [1, 2].map(|_| node(&vhost, &hook).set("feed.shards", "1"));
+    let (one, two) = (one.ready().await, two.ready().await);
+    let mut worker = Worker::start(&vhost).await;
+    let mut clients = Vec::new();
+    for user in ["alice", "bob", "carol"] {
+        clients.push(subscribed(&one, &vhost, user).await);
+    }
+    one.kill().await;
+
+    let copies = ["user_bob", "user_carol"].map(|key| AMQPValue::LongString(key.into()));
+    let mut headers = FieldTable::default();
+    headers.insert("CC".into(), AMQPValue::FieldArray(copies.to_vec().into()));
+    let properties = BasicProperties::default().with_headers(headers);
+    let channel = vhost.channel().await;
+    let publishing = channel.basic_publish(
+        FEED.into(),
+        "user_alice".into(),
+        BasicPublishOptions::default(),
+        b"hello",
+        properties,
+    );
+    publishing.await.unwrap().await.unwrap();
+    // Carol comes back.
+    let _carol = subscribed(&two, &vhost, "carol").await;
+    let mut pushed = Vec::new();
+    for _ in 0..2 {
+        let one = worker.next().await;
+        assert_eq!(
+            (&*one.body, one.header("x-offline-reason")),
+            ("hello", "node")
+        );
+        pushed.push(one.key);
+    }
+    pushed.sort();
+    assert_eq!(pushed, ["user_alice", "user_bob"]);
     worker.has_no_more(&vhost).await;
 }
 

@@ -152,11 +152,11 @@ fn death(entry: &AMQPValue) -> Option<Death> {
     let AMQPValue::FieldArray(keys) = entry.get("routing-keys")? else {
         return None;
     };
-    let first = keys.as_slice().first().and_then(as_text);
+    let keys = keys.as_slice().iter().filter_map(as_text);
     Some(Death {
         queue: text("queue")?,
         reason: text("reason")?,
-        routing_key: first?.into(),
+        routing_keys: keys.map(String::into_boxed_str).collect(),
         expiration: text("original-expiration").and_then(|text| text.parse().ok()),
     })
 }
@@ -285,6 +285,24 @@ fn as_text(value: &AMQPValue) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A key of a dead letter's own takes the place of all that it had.
+    #[test]
+    fn a_death_has_all_keys() {
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let keys = ["user_alice", "user_bob"].map(text);
+        let mut entry = FieldTable::default();
+        for (name, value) in [("queue", text("q")), ("reason", text("expired"))] {
+            entry.insert(name.into(), value);
+        }
+        let without = death(&AMQPValue::FieldTable(entry.clone()));
+        assert_eq!(without, None);
+        let keys = AMQPValue::FieldArray(keys.to_vec().into());
+        entry.insert("routing-keys".into(), keys);
+        let found = death(&AMQPValue::FieldTable(entry)).unwrap();
+        let keys = ["user_alice", "user_bob"].map(Box::from);
+        assert_eq!(*found.routing_keys, keys);
+    }
 
     #[test]
     fn a_queue_whose_node_is_down_is_not_missing() {
