@@ -1,5 +1,5 @@
-//! The keys that an issuer publishes: fetched at the start, again and again, and for a token of a
-//! key that is not known. While the issuer is away, those of before count.
+//! The keys that an issuer publishes: fetched at the start, again and again, and for a token that
+//! may be of a key that is not known. While the issuer is away, those of before count.
 
 use std::{
     sync::{Arc, Weak},
@@ -37,7 +37,7 @@ pub(super) struct Jwks {
     cooldown: Duration,
     timeout: Duration,
     state: RwLock<State>,
-    /// One fetch at a time; when the last one began.
+    /// One fetch at a time; when the last one ended, or began if it was given up.
     fetching: tokio::sync::Mutex<Option<Instant>>,
     log: Mutex<Failing>,
     /// They are to be fetched at once.
@@ -115,8 +115,7 @@ impl Jwks {
                 None => return,
                 Some(jwks) => {
                     let mut last = jwks.fetching.lock().await;
-                    *last = Some(Instant::now());
-                    let pause = match jwks.fetch().await {
+                    let pause = match jwks.fetch_at(&mut last).await {
                         true => {
                             backoff.reset();
                             jwks.interval
@@ -167,8 +166,9 @@ impl Jwks {
         Arc::clone(&self.state.read().keys)
     }
 
-    /// The keys, for a token of a key that is not among those `seen`. However many such tokens come,
-    /// there is one fetch at a time, and one in a while.
+    /// The keys, for a token of a key that may not be among those `seen`. However many such tokens
+    /// come, there is one fetch at a time, and one in a while; each waits for the one that is under
+    /// way, and for no other.
     pub(super) async fn look_again(&self, seen: &Arc<KeySet>) -> Fetched {
         let mut last = self.fetching.lock().await;
         let state = self.state.read().clone();
@@ -182,13 +182,21 @@ impl Jwks {
                 "its key is not known, and the issuer was asked just now".into()
             }));
         }
-        *last = Some(Instant::now());
-        self.fetch().await;
+        self.fetch_at(&mut last).await;
         let state = self.state.read().clone();
         match state.failure {
             None => Fetched::Now(state.keys),
             Some(why) => Fetched::Unknown(why),
         }
+    }
+
+    /// As [`Jwks::fetch`], in its turn. Whoever waits for a turn comes in the pause after it, also if
+    /// it took longer than a pause.
+    async fn fetch_at(&self, last: &mut Option<Instant>) -> bool {
+        *last = Some(Instant::now());
+        let went_well = self.fetch().await;
+        *last = Some(Instant::now());
+        went_well
     }
 
     /// Fetches them; whether that went well. If not, those of before stay.

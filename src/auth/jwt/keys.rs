@@ -163,6 +163,11 @@ impl Key {
         })
     }
 
+    /// Whether its issuer has a name for it.
+    pub(super) fn is_named(&self) -> bool {
+        self.id.is_some()
+    }
+
     fn is_for(&self, algorithm: Algorithm) -> bool {
         self.key.family() == algorithm.family() && self.algorithm.is_none_or(|own| own == algorithm)
     }

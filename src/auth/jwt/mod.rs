@@ -46,6 +46,7 @@ pub use config::{JwtConfig, Rights, Secret};
 pub use grants::{Grants, Keyless};
 use jwks::{Fetched, Jwks};
 use keys::KeySet;
+use verify::Unproved;
 pub(super) use verify::looks_like_token;
 
 /// Lets in whoever has a token that counts.
@@ -208,30 +209,35 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
             Refusal::Denied(Some(format!("the token does not count: {why}").into()))
         };
         let head = verify::head(token, &self.allowed).map_err(refused)?;
-        let why = match verify::verify(token, &head, &self.fixed) {
-            Some(Ok(claims)) => return Ok(claims),
-            // Keys of files have no names, so they fit tokens that the issuer's have signed.
-            Some(Err(why)) => why,
-            None => "no key is known that fits",
+        // Keys of files have no names, so they fit tokens that the issuer's have signed.
+        let by_files = match verify::verify(token, &head, &self.fixed) {
+            Ok(claims) => return Ok(claims),
+            Err(unproved) => unproved,
         };
-        let unknown = || refused(why);
+        let final_by = |unproved| match unproved {
+            Unproved::NoKey => refused(by_files.why()),
+            other => refused(other.why()),
+        };
         // No issuer publishes secrets.
         let is_secret = head.algorithm.family() == AlgorithmFamily::Hmac;
         let jwks = self.jwks.as_ref().filter(|_| !is_secret);
-        let jwks = jwks.ok_or_else(unknown)?;
+        let jwks = jwks.ok_or_else(|| refused(by_files.why()))?;
         let known = jwks.known();
-        if let Some(answer) = verify::verify(token, &head, &known) {
-            return answer.map_err(refused);
+        let unproved = match verify::verify(token, &head, &known) {
+            Ok(claims) => return Ok(claims),
+            Err(unproved) => unproved,
+        };
+        if !unproved.may_need_others() {
+            return Err(final_by(unproved));
         }
         match jwks.look_again(&known).await {
-            Fetched::Now(keys) => match verify::verify(token, &head, &keys) {
-                Some(answer) => answer.map_err(refused),
-                None => Err(unknown()),
-            },
-            Fetched::Unknown(why) => {
+            Fetched::Now(keys) => verify::verify(token, &head, &keys).map_err(final_by),
+            Fetched::Unknown(why) if unproved == Unproved::NoKey => {
                 telemetry::token_refused("no keys");
                 Err(Refusal::NoKeys(why))
             }
+            // A forged one looks the same, and is not to come again and again.
+            Fetched::Unknown(_) => Err(final_by(unproved)),
         }
     }
 

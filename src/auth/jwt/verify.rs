@@ -71,16 +71,42 @@ pub(super) fn head(token: &str, allowed: &[Algorithm]) -> Result<Head, &'static 
     })
 }
 
-/// The claims of a token, if one of the keys has signed it; `None`: no key fits, so that others may
-/// have to be fetched.
+/// Why a token is not proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unproved {
+    /// No key fits.
+    NoKey,
+    /// None of those that fit has signed it.
+    Unsigned {
+        /// The token names one of them.
+        by_name: bool,
+    },
+    /// It is signed, and cannot be read.
+    Unreadable,
+}
+
+impl Unproved {
+    /// In words.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::NoKey => "no key is known that fits",
+            Self::Unsigned { .. } => "its signature is wrong",
+            Self::Unreadable => "its claims cannot be read, or one is there twice",
+        }
+    }
+
+    /// Whether a key that is not known yet may have signed it. Where keys or tokens have no names, a
+    /// new key looks like that of before.
+    pub(super) fn may_need_others(self) -> bool {
+        matches!(self, Self::NoKey | Self::Unsigned { by_name: false })
+    }
+}
+
+/// The claims of a token, if one of the keys has signed it.
 ///
 /// # Errors
-/// Why it does not count.
-pub(super) fn verify(
-    token: &str,
-    head: &Head,
-    keys: &KeySet,
-) -> Option<Result<Claims, &'static str>> {
+/// Why it does not count, by these keys.
+pub(super) fn verify(token: &str, head: &Head, keys: &KeySet) -> Result<Claims, Unproved> {
     // Another provider would be this program's own, too.
     let _ = PROVIDER.install_default();
     let mut validation = Validation::new(head.algorithm);
@@ -88,21 +114,21 @@ pub(super) fn verify(
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_aud = false;
-    let mut answer = None;
+    let mut unproved = Unproved::NoKey;
     for key in keys.fitting(head.algorithm, head.key.as_deref()) {
         match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
-            Ok(data) => return Some(Ok(data.claims)),
-            Err(error) => {
-                answer = Some(Err(match error.kind() {
-                    ErrorKind::InvalidSignature | ErrorKind::InvalidKeyFormat => {
-                        "its signature is wrong"
-                    }
-                    _ => "its claims cannot be read, or one is there twice",
-                }));
-            }
+            Ok(data) => return Ok(data.claims),
+            Err(error) => match error.kind() {
+                ErrorKind::InvalidSignature | ErrorKind::InvalidKeyFormat => {
+                    let by_name = unproved == Unproved::Unsigned { by_name: true }
+                        || head.key.is_some() && key.is_named();
+                    unproved = Unproved::Unsigned { by_name };
+                }
+                _ => return Err(Unproved::Unreadable),
+            },
         }
     }
-    answer
+    Err(unproved)
 }
 
 static PROVIDER: CryptoProvider = CryptoProvider {

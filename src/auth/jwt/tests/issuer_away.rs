@@ -16,6 +16,9 @@ struct Issuer {
     asked: Arc<AtomicUsize>,
 }
 
+/// It takes a request, and never answers.
+const SILENT: &str = "silent";
+
 fn ok(keys: &[Value]) -> String {
     let body = json!({ "keys": keys }).to_string();
     format!(
@@ -32,11 +35,16 @@ impl Issuer {
         let asked = Arc::new(AtomicUsize::new(0));
         let (said, count) = (Arc::clone(&answer), Arc::clone(&asked));
         tokio::spawn(async move {
+            let mut unanswered = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 4096];
                 let _ = stream.read(&mut request).await;
                 count.fetch_add(1, SeqCst);
                 let answer = said.lock().clone();
+                if answer == SILENT {
+                    unanswered.push(stream);
+                    continue;
+                }
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -97,6 +105,158 @@ async fn keys_are_rotated_and_kept_while_the_issuer_is_away() {
         assert!(login(&tokens, &signed(&old, "old")).await.is_ok());
         assert!(login(&tokens, &signed(&new, "new")).await.is_ok());
     }
+}
+
+/// Logs in with a token that counts. Afterwards the first regular fetch is over, too: whoever asks for
+/// another key has its turn behind it.
+async fn begun(tokens: &Tokens, right: &str) {
+    assert!(login(tokens, right).await.is_ok());
+    let unknown = signed_as(&Ed::new(), Some("unknown"));
+    assert!(login(tokens, &unknown).await.is_err());
+}
+
+/// A key as its issuer publishes it, with a name or without.
+fn published_as(key: &Ed, id: Option<&str>) -> Value {
+    let mut jwk = key.jwk("");
+    jwk["kid"] = json!(id);
+    jwk
+}
+
+fn signed_as(key: &Ed, id: Option<&str>) -> String {
+    let head = match id {
+        Some(id) => json!({ "alg": "EdDSA", "kid": id }),
+        None => json!({ "alg": "EdDSA" }),
+    };
+    key.token(&head, &claims())
+}
+
+/// Where keys or tokens have no names, a new key is noticed by a signature that is none of the known
+/// keys'.
+#[tokio::test]
+async fn a_key_without_a_name_is_rotated_by_one_fetch() {
+    let rotation = async |[old_id, new_id, token_id]: [Option<&str>; 3]| {
+        let what = format!("{old_id:?} {new_id:?} {token_id:?}");
+        let (old, new) = (Ed::new(), Ed::new());
+        let issuer = Issuer::start(ok(&[published_as(&old, old_id)])).await;
+        let tokens = issuer.tokens("jwks_cooldown = \"1s\"");
+        begun(&tokens, &signed_as(&old, old_id)).await;
+        let before = issuer.asked.load(SeqCst);
+        issuer.says(ok(&[published_as(&new, new_id)]));
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while login(&tokens, &signed_as(&new, token_id)).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(issuer.asked.load(SeqCst), before + 1, "{what}");
+        let answer = login(&tokens, &signed_as(&old, token_id)).await;
+        assert!(
+            matches!(answer, Err(Refusal::Denied(_))),
+            "{what}: {answer:?}"
+        );
+    };
+    let rotations = [
+        [None; 3],
+        [None, None, Some("x")],
+        [None, Some("x"), Some("x")],
+        [Some("a"), Some("b"), None],
+    ];
+    future::join_all(rotations.map(rotation)).await;
+}
+
+/// A key that a token names decides: the issuer is not asked for others.
+#[test]
+fn a_wrong_signature_is_final_only_by_name() {
+    let (own, other) = (Ed::new(), Ed::new());
+    let allowed = [Algorithm::EdDSA];
+    for (of_key, of_token, expected) in [
+        (Some("k"), Some("k"), Some(true)),
+        (Some("k"), Some("x"), None),
+        (Some("k"), None, Some(false)),
+        (None, Some("k"), Some(false)),
+        (None, None, Some(false)),
+    ] {
+        let token = signed_as(&own, of_token);
+        let head = verify::head(&token, &allowed).unwrap();
+        let by = |keys: &[Value]| verify::verify(&token, &head, &published(keys)).err();
+        let expected = expected.map_or(Unproved::NoKey, |by_name| Unproved::Unsigned { by_name });
+        let nameless = published_as(&other, None);
+        let wrong = published_as(&other, of_key);
+        assert_eq!(
+            by(std::slice::from_ref(&wrong)),
+            Some(expected),
+            "{of_key:?} {of_token:?}"
+        );
+        let is_final = expected == Unproved::Unsigned { by_name: true };
+        assert_eq!(expected.may_need_others(), !is_final);
+        // Another one that fits as well makes no difference to that.
+        let both = [wrong, nameless];
+        let is_last = by(&both).map(Unproved::may_need_others);
+        assert_eq!(is_last, Some(!is_final), "{of_key:?} {of_token:?}");
+    }
+}
+
+/// Wrong tokens have the issuer asked once in a while, and are refused at once in between.
+#[tokio::test]
+async fn wrong_tokens_make_no_stampede() {
+    let key = Ed::new();
+    let issuer = Issuer::start(ok(&[key.jwk("k")])).await;
+    let tokens = issuer.tokens("jwks_cooldown = \"1h\"");
+    begun(&tokens, &signed(&key, "k")).await;
+    let before = issuer.asked.load(SeqCst);
+    for id in [Some("k"), None].repeat(10) {
+        let wrong = signed_as(&Ed::new(), id);
+        let Some(Err(Refusal::Denied(Some(why)))) = login(&tokens, &wrong).now_or_never() else {
+            panic!("it is not refused at once")
+        };
+        assert!(why.contains("its signature is wrong"), "{why}");
+    }
+    assert_eq!(issuer.asked.load(SeqCst), before);
+}
+
+/// While the issuer hangs, wrong tokens wait for one fetch at most, and right ones for none.
+#[tokio::test]
+async fn wrong_tokens_hold_nobody_up_while_the_issuer_hangs() {
+    let key = Ed::new();
+    let issuer = Issuer::start(ok(&[key.jwk("k")])).await;
+    let tokens = Arc::new(issuer.tokens("jwks_cooldown = \"1s\"\njwks_timeout = \"2s\""));
+    begun(&tokens, &signed(&key, "k")).await;
+    issuer.says(SILENT.to_owned());
+    let before = issuer.asked.load(SeqCst);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    let wrong = |id: Option<&'static str>| {
+        let (tokens, asked) = (Arc::clone(&tokens), Arc::clone(&issuer.asked));
+        let token = signed_as(&Ed::new(), id);
+        tokio::spawn(async move {
+            // Until the pause is over, and it has the issuer asked.
+            loop {
+                let answer = login(&tokens, &token).await;
+                match (&answer, id) {
+                    (Err(Refusal::Denied(_)), None) | (Err(Refusal::NoKeys(_)), Some(_)) => {}
+                    _ => panic!("{id:?}: {answer:?}"),
+                }
+                if asked.load(SeqCst) > before {
+                    return;
+                }
+                assert!(std::time::Instant::now() < deadline, "nobody is asked");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    };
+    let mut attacks = vec![wrong(Some("x"))];
+    while issuer.asked.load(SeqCst) == before {
+        assert!(std::time::Instant::now() < deadline, "nobody is asked");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for id in [None, Some("x")].repeat(10) {
+        attacks.push(wrong(id));
+    }
+    tokio::task::yield_now().await;
+    let right = login(&tokens, &signed(&key, "k")).now_or_never();
+    assert!(right.is_some_and(|answer| answer.is_ok()), "it waits");
+    for attack in attacks {
+        attack.await.unwrap();
+    }
+    assert_eq!(issuer.asked.load(SeqCst), before + 1);
 }
 
 /// A key of a file has no name, so it fits whatever token of its kind.
