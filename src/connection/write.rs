@@ -91,7 +91,8 @@ impl Writer {
         };
         let before = link.pending();
         link.send(frame);
-        blocked.left += link.pending().saturating_sub(before);
+        let more = link.pending().saturating_sub(before);
+        blocked.left = blocked.left.saturating_add(more);
     }
 
     /// Takes some messages out of the mailbox, and flushes the link once for all of them. Ready if

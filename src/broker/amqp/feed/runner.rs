@@ -475,7 +475,7 @@ impl Serve for Runner {
         tokio::select! {
             ended = messages.ended() => {
                 let error = self.take_back(ended);
-                return self.unless_lost(Err(error));
+                self.unless_lost(Err(error))
             }
             ended = overflow.ended() => {
                 // With its node both end, and it is the other's end that counts.
