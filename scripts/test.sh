@@ -175,7 +175,7 @@ failures_in() { awk '/^test result: / { sum += $6 } END { print sum + 0 }' "$1";
 tests() {
     local log=$logs/tests code=0 failed
     heading "$1"
-    bounded 45 "${@:2}" 2>&1 | tee "$log" || code=$?
+    bounded 60 "${@:2}" 2>&1 | tee "$log" || code=$?
     passed
     figures[-1]+=": $(passes_in "$log") passed, $(failures_in "$log") failed"
     if ((code == 0)); then return; fi

@@ -501,11 +501,14 @@ mod tests {
             let session = Arc::new(session.with_status(status));
             let others = scene.presence.claim(Arc::clone(&session)).await.unwrap();
             assert_eq!(others.len(), 1);
+            // Before it leaves, and after: an event and its opposite would not be told.
+            assert_eq!(scene.events.next(1).now_or_never(), None);
             scene.presence.leave(&session);
+            pass(100).await;
+            assert_eq!(scene.events.next(1).now_or_never(), None);
         }
-        pass(100).await;
         scene.join("bob", Status::Online);
-        assert_eq!(scene.next(start).await, "100 bob offline>online");
+        assert_eq!(scene.next(start).await, "200 bob offline>online");
         let counts = scene.presence.counts().await.unwrap();
         assert_eq!((counts.sessions, counts.users), (2, 2));
     }
