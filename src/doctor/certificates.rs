@@ -397,7 +397,7 @@ mod tests {
         let (tried, found) = names(&served, &host_names);
         let tried: Vec<_> = tried.iter().map(|(name, _)| *name).collect();
         assert_eq!(tried, ["push.example.com", "a.example.org"]);
-        // Whoever vouches for it.
+        // That is so by any authority.
         let marks: Vec<_> = found.iter().map(|found| found.mark).collect();
         assert_eq!(marks, [Mark::Doubtful, Mark::Wrong], "{found:?}");
         assert!(

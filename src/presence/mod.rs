@@ -52,7 +52,7 @@ pub trait Presence: Send + Sync + 'static {
 
     /// A session is about to join: answers the sessions of its user that joined or claimed before
     /// it, on all nodes, the oldest first. Of two that claim at the same time, one finds the other,
-    /// and those that have only claimed are offline. Nobody else sees anything of it until it joins,
+    /// and those that have only claimed are offline. Others see nothing of it until it joins,
     /// whatever the answer is; a caller that does not like it lets the session leave, which is no
     /// event then.
     ///

@@ -309,8 +309,8 @@ async fn a_queue_that_fails_later_cuts_others_once_more() {
     assert!(cuts.len() <= 2, "{cuts:#?}");
 }
 
-/// Consumers that come back together with that of a queue that fails are all suspects. None of them
-/// keeps a link for itself.
+/// Consumers that come back together with that of a queue that fails are all suspects. They share
+/// links afterwards.
 #[tokio::test]
 async fn queues_that_come_back_beside_one_that_fails_share_links() {
     const INNOCENT: usize = 100;

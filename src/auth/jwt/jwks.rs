@@ -190,8 +190,8 @@ impl Jwks {
         }
     }
 
-    /// As [`Jwks::fetch`], in its turn. Whoever waits for a turn comes in the pause after it, also if
-    /// it took longer than a pause.
+    /// As [`Jwks::fetch`], in its turn. The pause begins when it ends, so those that wait for a turn
+    /// come in that pause, also if it took longer than one.
     async fn fetch_at(&self, last: &mut Option<Instant>) -> bool {
         *last = Some(Instant::now());
         let went_well = self.fetch().await;

@@ -76,7 +76,7 @@ pub(super) fn head(token: &str, allowed: &[Algorithm]) -> Result<Head, &'static 
 pub(super) enum Unproved {
     /// No key fits.
     NoKey,
-    /// None of those that fit has signed it.
+    /// The keys that fit have not signed it.
     Unsigned {
         /// The token names one of them.
         by_name: bool,

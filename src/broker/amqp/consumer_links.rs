@@ -49,7 +49,7 @@ struct Lent<'a> {
     link: Arc<AmqpLink>,
 }
 
-/// Whoever is on the link by now stays there, and others may come.
+/// Consumers that are on the link by now stay there, and others may come.
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
         if Arc::strong_count(&self.link) > 1 {

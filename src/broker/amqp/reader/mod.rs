@@ -174,15 +174,10 @@ impl<T: DeliveryTaker> Reader<T> {
         taker: T,
         deadline: Instant,
     ) -> Result<Consumer<T>, Ended<T>> {
-        let (mut consumer, started) = self.begin(queue, prefetch, taker, deadline).await?;
-        match tokio::time::timeout_at(deadline, started).await {
-            Ok(Ok(())) => Ok(consumer),
-            Ok(Err(_)) => Err(consumer.ended().await),
-            Err(_) => Err(Ended {
-                taker: consumer.cancel().await,
-                reason: BrokerError::Unavailable(late()),
-            }),
-        }
+        let (consumer, started) = self.begin(queue, prefetch, taker, deadline).await?;
+        let outcome = tokio::time::timeout_at(deadline, started).await;
+        let outcome = outcome.map_err(|_| BrokerError::Unavailable(late()));
+        consumer.if_started(outcome).await
     }
 
     /// The same, but on a slow connection it may start later than at `deadline`. If the broker answers
@@ -194,15 +189,9 @@ impl<T: DeliveryTaker> Reader<T> {
         taker: T,
         deadline: Instant,
     ) -> Result<Consumer<T>, Ended<T>> {
-        let (mut consumer, started) = self.begin(queue, prefetch, taker, deadline).await?;
-        match unless_silent(deadline, started, consumer.another_answer()).await {
-            Ok(Ok(())) => Ok(consumer),
-            Ok(Err(_)) => Err(consumer.ended().await),
-            Err(reason) => Err(Ended {
-                taker: consumer.cancel().await,
-                reason,
-            }),
-        }
+        let (consumer, started) = self.begin(queue, prefetch, taker, deadline).await?;
+        let outcome = unless_silent(deadline, started, consumer.another_answer()).await;
+        consumer.if_started(outcome).await
     }
 
     /// A consumer that has yet to start, and what tells when it has.
@@ -284,6 +273,21 @@ impl<T> Consumer<T> {
             taker: None,
             reason: lost(),
         })
+    }
+
+    /// The consumer, if it has started; an error: why it was not waited for any longer.
+    async fn if_started(
+        mut self,
+        outcome: Result<Result<(), oneshot::error::RecvError>, BrokerError>,
+    ) -> Result<Self, Ended<T>> {
+        match outcome {
+            Ok(Ok(())) => Ok(self),
+            Ok(Err(_)) => Err(self.ended().await),
+            Err(reason) => Err(Ended {
+                taker: self.cancel().await,
+                reason,
+            }),
+        }
     }
 
     /// Done when the broker has answered something else on the same connection.
