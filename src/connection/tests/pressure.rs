@@ -84,7 +84,7 @@ async fn a_client_that_fetches_what_waits_is_not_cut() {
     client.wire.be_fetched();
     client.send("SUBSCRIBE\nid:1\ndestination:/queue/a\nreceipt:s\n\n\0");
     settle().await;
-    client.wire.fetch();
+    client.wire.fetch().await;
     client.expect_receipt("s").await;
     for second in 0..100 {
         let body = format!("second {second}");
@@ -93,7 +93,7 @@ async fn a_client_that_fetches_what_waits_is_not_cut() {
             house.publish("", "a", &body);
         }
         settle().await;
-        client.wire.fetch();
+        client.wire.fetch().await;
         for _ in 0..5 {
             client.expect_message(&body).await;
         }
@@ -120,7 +120,7 @@ async fn a_client_that_fetches_is_not_cut_while_always_more_waits() {
     for second in 0..100 {
         // The next is there before the connection hears that the last one was fetched.
         house.publish("amq.topic", "a", &(second + 1).to_string());
-        client.wire.fetch();
+        client.wire.fetch().await;
         client.expect_message(&second.to_string()).await;
         sleep(Duration::from_secs(1)).await;
     }

@@ -132,9 +132,23 @@ impl Wire {
         self.change(|state| state.is_fetched = true);
     }
 
-    /// The client fetches all there is.
-    pub(super) fn fetch(&self) {
+    /// The client asks for what there is, waits until there is something, and takes all of it. One
+    /// that reads nothing (see [`Self::set_room`]) does not ask. False if the link is no more.
+    pub(super) async fn fetch(&self) -> bool {
+        loop {
+            {
+                let state = self.0.0.lock();
+                if state.is_dropped {
+                    return false;
+                }
+                if state.pending > 0 && state.room == usize::MAX {
+                    break;
+                }
+            }
+            self.changed().await;
+        }
         self.change(|state| state.write(usize::MAX));
+        true
     }
 
     pub(super) fn be_deaf(&self) {

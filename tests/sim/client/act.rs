@@ -15,6 +15,7 @@ use super::{
     subscription::{Bases, Mode, Source, Subscription},
 };
 use crate::{
+    entropy::Draws,
     hook::FORBIDDEN,
     ledger::body_of,
     operator::somewhere,
@@ -32,6 +33,21 @@ impl Session {
         if self.draws.percent(3) {
             self.cut();
         }
+    }
+
+    /// It is a SockJS client over HTTP: what there is for it waits until its next request, which takes
+    /// all of it.
+    pub(super) fn poll(&mut self) {
+        self.tell(|| "fetches".to_owned());
+        self.wire.be_fetched();
+        let longest = 2 * self.distance;
+        let mut draws = Draws::of(&[self.world.plan.seed, self.number.into(), self.next_id]);
+        let wire = self.wire.clone();
+        tokio::spawn(async move {
+            while wire.fetch().await {
+                sleep(draws.millis(1, longest)).await;
+            }
+        });
     }
 
     /// One operation.

@@ -186,6 +186,9 @@ impl Session {
     async fn run(&mut self) {
         let mut client = Client::on(&self.world.house, self.wire.clone());
         let (world, mut phase) = (Arc::clone(&self.world), self.world.phase());
+        if self.draws.percent(30) {
+            self.poll();
+        }
         self.connect();
         let mut next = pin!(sleep_until(self.think()));
         let mut look = pin!(sleep(LOOK));
