@@ -5,9 +5,13 @@ const LONGEST = 24 * 60 * 60; // seconds: beyond that, a number is a mistake
 
 /**
  * The broker may have taken a message that was refused with one of these: it did not answer, or has it in some
- * queues only; or the store of sequences failed behind its answer.
+ * queues only; or the store of sequences failed behind its answer. The last three are the broker's words about one
+ * message, which may be told to others of its exchange, too: it does not say which of them it had taken before.
  */
-const UNCERTAIN = new Set(['broker-unavailable', 'queue-unavailable', 'not-published', 'sequences-unavailable', 'sequence-lost', 'sequence-taken']);
+const UNCERTAIN = new Set([
+  'broker-unavailable', 'queue-unavailable', 'not-published', 'sequences-unavailable', 'sequence-lost', 'sequence-taken',
+  'not-found', 'broker-refused', 'precondition-failed',
+]);
 
 /**
  * Something that went wrong, and the next step: `next` is `retry` (not before `seconds` have passed),

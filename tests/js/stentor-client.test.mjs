@@ -81,7 +81,7 @@ test('advice that is none', () => {
 
 test('after these errors nobody knows whether the message was published', () => {
   const fate = (code) => problemOfError({ headers: { 'error-code': code, 'receipt-id': 'x' }, body: '' }, 'retry').fate;
-  const uncertain = ['broker-unavailable', 'queue-unavailable', 'sequences-unavailable', 'sequence-lost', 'sequence-taken', 'not-published'];
+  const uncertain = ['broker-unavailable', 'queue-unavailable', 'sequences-unavailable', 'sequence-lost', 'sequence-taken', 'not-published', 'not-found', 'broker-refused', 'precondition-failed'];
   assert.deepEqual(uncertain.map(fate), uncertain.map(() => 'unknown'));
   assert.deepEqual(['permission-denied', 'invalid-header', 'sequence-gap', 'sequence-not-open'].map(fate), Array(4).fill('refused'));
 });
