@@ -7,6 +7,8 @@ import { Alarm, pause } from './pace.js';
 import { Subscriptions, deferred } from './subscriptions.js';
 import { Tokens } from './tokens.js';
 
+export { Problem };
+
 const STEADY = 10_000; // milliseconds: a shorter session counts as a failure
 const LIVELY = 1_000; // milliseconds: the longest pause after waking
 const KEPT_USERS = 10_000; // whose newest event a watch of presence remembers
