@@ -13,6 +13,9 @@ const UNCERTAIN = new Set([
   'not-found', 'broker-refused', 'precondition-failed',
 ]);
 
+/** Refusals of ACK and NACK, which the application sends, so that nothing but the code tells what they are about. */
+const OF_ACKNOWLEDGEMENTS = new Set(['invalid-message-id', 'no-subscription', 'unknown-delivery']);
+
 /**
  * Something that went wrong, and the next step: `next` is `retry` (not before `seconds` have passed),
  * `renew` (only with other credentials) or `stop`. `fate` says about a frame whether the server has
@@ -31,6 +34,11 @@ export function readAdvice(text) {
   if (text === 'renew') return { next: 'renew', seconds: 0 };
   const [, seconds] = /^(\d+)s$/.exec(text ?? '') ?? [];
   return seconds === undefined ? undefined : { next: 'retry', seconds: Math.min(Number(seconds), LONGEST) };
+}
+
+/** Whether an ERROR is about one frame of this client, not about its session. */
+export function isOfOneFrame({ 'receipt-id': receipt, subscription, 'error-code': code }) {
+  return receipt !== undefined || subscription !== undefined || code === 'frame-too-large' || OF_ACKNOWLEDGEMENTS.has(code);
 }
 
 /** The problem that an ERROR frame tells. Without advice in it, `next` is the step. */

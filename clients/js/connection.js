@@ -1,7 +1,7 @@
 // One connection, from its socket's opening to its end: frames that await a RECEIPT, and whether the
 // other side lives. A @stomp/stompjs client serves one connection only, so nothing old meets the next.
 
-import { Problem, problemOfClose, problemOfError } from './advice.js';
+import { Problem, isOfOneFrame, problemOfClose, problemOfError } from './advice.js';
 import { after } from './pace.js';
 
 const BEAT = 10_000; // milliseconds: RabbitMQ's restart keeps RECEIPTs for as long, where there are no heart-beats
@@ -145,7 +145,7 @@ export class Connection {
     const { 'receipt-id': receipt = only, subscription } = headers;
     const awaited = this.#take(receipt);
     this.#prolong?.();
-    const isRequest = receipt !== undefined || subscription !== undefined || isTooLarge;
+    const isRequest = this.isOpen && isOfOneFrame(headers);
     const problem = problemOfError({ headers: { ...headers, 'receipt-id': receipt }, body }, isRequest || !this.isOpen ? 'stop' : 'retry');
     // A session may begin anew without the request that was refused.
     const { code, message, detail, next } = problem;

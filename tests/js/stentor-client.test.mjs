@@ -538,6 +538,23 @@ test('a message that is too large is refused, and the session begins anew withou
   }
 });
 
+test('an acknowledgement that is refused ends the session, and another begins', async (context) => {
+  for (const code of ['invalid-message-id', 'no-subscription', 'unknown-delivery']) {
+    await context.test(code, async (context) => {
+      const { client, socket, names } = await connected(context);
+      const { id } = await subscribed(client, FEED, ({ ack }) => { ack(); ack(); }, { headers: { ack: 'client-individual' } });
+      socket.answer('MESSAGE', { subscription: id, 'message-id': '1', ack: '1' }, 'x');
+      assert.equal(socket.frames('ACK').length, 2);
+      socket.refuse(code, 'no', { close: 1002 }); // the ACK of the library has no receipt
+      assert.equal(names().at(-1), 'waiting');
+      await pass(context, 1_000);
+      FakeSocket.last.accept();
+      await settled();
+      assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
+    });
+  }
+});
+
 test('a receipt is told before headers that may be too long, so that the server can name it', async (context) => {
   const { client, socket } = await connected(context);
   const chunks = [];
