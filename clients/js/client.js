@@ -40,7 +40,8 @@ export class StentorClient {
     this.#options = { ...DEFAULTS, ...Object.fromEntries(given) };
     const { subscribesPerSecond, getToken, tokenTimeout } = this.#options;
     this.#subscriptions = new Subscriptions(subscribesPerSecond, (callback, ...values) => this.#call(callback, ...values));
-    this.#tokens = new Tokens(getToken, tokenTimeout, (problem) => this.#call(this.#options.onProblem, problem));
+    const onProblem = (problem) => this.#call(this.#options.onProblem, problem);
+    this.#tokens = new Tokens(getToken, tokenTimeout, onProblem, (problem) => this.#leave(problem));
   }
 
   /** `idle`, `connecting`, `connected`, `waiting`, `ended` (the server does not want it back) or `closed`. */
@@ -208,6 +209,12 @@ export class StentorClient {
     this.#attempt.isAdvised = seconds > 0;
     this.#comeback.set(delay, () => this.#begin());
     this.#become('waiting', { delay, problem });
+  }
+
+  /** The application's user has logged out. */
+  #leave(problem) {
+    this.#connection.close(this.#options.closeTimeout);
+    this.#lose(problem);
   }
 
   #stop() {

@@ -9,6 +9,7 @@ export class Tokens {
   #getToken;
   #timeout;
   #onProblem;
+  #onNone;
   #wish; // the AbortController of the call that is under way
   #connection; // whose session is kept
   #alarm = new Alarm();
@@ -16,11 +17,13 @@ export class Tokens {
   /** The server did not take the last one: until there is another, each is asked for with this reason. */
   isRefused = false;
 
-  constructor(getToken, timeout, onProblem) {
+  /** `onProblem(problem)`: no token for now. `onNone(problem)`: a renewal finds that nobody is logged in any more. */
+  constructor(getToken, timeout, onProblem, onNone) {
     this.canRenew = getToken !== undefined;
     this.#getToken = getToken;
     this.#timeout = timeout;
     this.#onProblem = onProblem;
+    this.#onNone = onNone;
   }
 
   /** Asks for a token; undefined without a getter. */
@@ -78,9 +81,12 @@ export class Tokens {
       const write = (stomp, receipt) => stomp.publish({ destination: '/auth/renew', headers: { token, receipt } });
       const { headers } = await connection.request(write, this.#timeout);
       if (connection === this.#connection) this.keep(connection, headers);
-    } catch ({ next, seconds = 0 }) { // told already; as long as the session lives, it is tried again
+    } catch (problem) { // told already; as long as the session lives, it is tried again
+      const { code, next, seconds = 0 } = problem;
       const left = (this.#expiry - Date.now()) / 1_000;
-      if (connection !== this.#connection || left < GIVEN_UP) return;
+      if (connection !== this.#connection) return;
+      if (code === 'no-token') this.#onNone(problem);
+      if (code === 'no-token' || left < GIVEN_UP) return;
       if (next === 'renew') this.isRefused = true;
       this.#alarm.set(Math.max(seconds * 1_000, renewAfter(left)), () => this.#renew(connection));
     }

@@ -725,6 +725,27 @@ test('a renewal that fails is tried again until the session ends', async (contex
   assert.equal(names().at(-1), 'waiting');
 });
 
+test('a renewal that finds nobody logged in ends the client', async (context) => {
+  const { reasons, getToken } = tokens((count) => (count === 1 ? 'token' : null));
+  const { client, socket, states, names, problems } = await connected(context, { getToken, connected: { 'expires-in': '100' } });
+  await subscribed(client, FEED);
+  await pass(context, 79_000, 1_000);
+  const sending = client.publish(FEED, 'last words');
+  await pass(context, 2_000);
+  assert.deepEqual([reasons, problems], [['connect', 'renew'], []]);
+  assert.deepEqual([states.at(-1)[0], states.at(-1)[1].problem?.code], ['ended', 'no-token']);
+  const [send, disconnect] = socket.sent.slice(-2);
+  assert.deepEqual([send.command, disconnect.command], ['SEND', 'DISCONNECT']);
+  socket.confirm(send);
+  socket.confirm(disconnect);
+  await sending;
+  await pass(context, 600_000, 10_000);
+  assert.deepEqual([FakeSocket.all.length, socket.readyState, reasons.length, names().at(-1)], [1, 3, 2, 'ended']);
+  client.connect().catch(() => {});
+  await pass(context, 1_000);
+  assert.deepEqual(reasons.slice(2), ['connect']);
+});
+
 test('a refused renewal asks for another token, while the session goes on', async (context) => {
   const { reasons, getToken } = tokens();
   const { socket, names } = await connected(context, { getToken, connected: { 'expires-in': '100' } });
