@@ -23,6 +23,7 @@ export class Progress {
   #asked = {}; // the last SUBSCRIBE: `with` a cursor, a time or nothing, and `at` which time; see `ask`
   #held = []; // messages that may have come before
   #isUnkept = false; // the server keeps no journal of it
+  #owed; // the reason of a gap that the next RECEIPT tells: what comes before it, nobody hears
   #onFault;
 
   /** `wish`: the option `resume`. `owner` names the user and the destination. `onFault(problem)`: the storage failed. */
@@ -95,8 +96,10 @@ export class Progress {
     if (isGap && this.#cursor === asked.last && !asked.again) this.#cursor = undefined;
     this.#cursor ??= cursor; // of the last message before it began
     if (missed !== 'more' || this.#at === undefined) this.#at = asked.at;
+    const gap = isGap ? reason : this.#owed;
+    this.#owed = undefined;
     this.#save();
-    if (isGap) return { gap: reason, held: this.#release() }; // the last one that came may be missing itself
+    if (gap !== undefined) return { gap, held: this.#release() }; // the last one that came may be missing itself
     if (asked.with === undefined) return undefined;
     if (resume === 'exact') {
       const count = missed === 'more' ? Infinity : Number(missed);
@@ -108,18 +111,20 @@ export class Progress {
     return { gap: 'no-journal', held: this.#release() };
   }
 
-  /** The gap that a refusal tells, after which the next SUBSCRIBE begins anew; undefined if it is another refusal. */
+  /** Whether a refusal tells a gap, so that the next SUBSCRIBE begins anew: its RECEIPT is the answer that tells the gap. */
   refuse({ code, reason }) {
-    if (this.#asked.with === undefined) return undefined;
+    if (this.#asked.with === undefined) return false;
     const gap = { 'resume-gap': reason, 'foreign-cursor': 'foreign', 'no-journal': 'no-journal' }[code];
-    if (gap === undefined && code !== 'invalid-header') return undefined;
+    if (gap === undefined && code !== 'invalid-header') return false;
     this.#cursor = undefined;
     this.#origin = undefined;
     this.#at = undefined;
     this.#begin = {};
     this.#isUnkept = code === 'no-journal';
+    const isAnew = gap !== undefined && !(code === 'resume-gap' && this.#gap === 'fail');
+    if (isAnew) this.#owed = gap;
     this.#save();
-    return code === 'resume-gap' && this.#gap === 'fail' ? undefined : gap;
+    return isAnew;
   }
 
   /** Whatever was to be left out has come. */
@@ -137,7 +142,9 @@ export class Progress {
     if (Number.isFinite(at)) this.#at = at;
   }
 
+  /** But while a gap is owed, what is stored stays, so that a reload hears of the gap, too. */
   #save() {
+    if (this.#owed !== undefined) return;
     const text = JSON.stringify({ cursor: this.#cursor, origin: this.#origin, at: this.#at });
     this.#use((storage) => storage.setItem(this.#key, text));
   }

@@ -97,10 +97,8 @@ export class Subscriptions {
     const subscription = this.#all.get(id);
     if (!subscription || subscription.asked !== this.#connection) return; // it may be the next one of that id
     subscription.isThere = false;
-    const gap = subscription.progress?.refuse(problem);
-    if (gap !== undefined) { // it begins anew, here or on the next connection
+    if (subscription.progress?.refuse(problem)) { // it begins anew, here or on the next connection
       subscription.asked = undefined;
-      this.#call(subscription.onGap, gap);
       this.#askAll();
       return;
     }

@@ -294,11 +294,47 @@ for (const stays of [false, true]) {
       await settled();
       if (!stays) await comesBack(context);
       assert.deepEqual(wish(), {});
+      assert.deepEqual(told, ['live', 'one'], 'what is published between here and the RECEIPT would be missed');
       await receipt();
       assert.deepEqual(told, ['live', 'one', `gap ${reason}`, 'live again']);
     });
   }
 }
+
+test('a gap that a refusal told is not forgotten when the connection is lost again before it is live', async (context) => {
+  const { told } = await asked(context, true);
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  FakeSocket.last.refuse('foreign-cursor', 'no', { frame: FakeSocket.last.sent.at(-1) });
+  await comesBack(context);
+  message('nine', 'b-9-b');
+  await again(context);
+  assert.equal(wish()['resume-after'], 'b-9-b');
+  await receipt({ resume: 'exact', missed: '0' });
+  assert.deepEqual(told, ['live', 'one', 'nine', 'gap foreign', 'live again']);
+  await again(context);
+  await receipt({ resume: 'exact', missed: '0' });
+  assert.deepEqual(told.slice(-2), ['missed 0', 'live again']);
+});
+
+test('nor when the page is reloaded', async (context) => {
+  const kept = storage({ mine: JSON.stringify({ cursor: CURSOR, at: 5 }) });
+  const first = await asked(context, { storage: kept, key: 'mine' });
+  FakeSocket.last.deny('foreign-cursor', 'no', { frame: FakeSocket.last.sent.at(-1) });
+  await settled();
+  message('nine', 'b-9-b');
+  assert.deepEqual(first.told, ['nine']);
+  await close(first.client);
+  context.mock.timers.reset();
+  const { told } = await asked(context, { storage: kept, key: 'mine' });
+  assert.equal(wish()['resume-after'], CURSOR);
+  FakeSocket.last.deny('foreign-cursor', 'no', { frame: FakeSocket.last.sent.at(-1) });
+  await settled();
+  await receipt({ cursor: 'b-9-b' });
+  assert.deepEqual(told, ['gap foreign', 'live']);
+  assert.equal(JSON.parse(kept.getItem('mine')).cursor, 'b-9-b');
+});
 
 test('a gap in the middle of catching up ends the connection, and is told on the next one', async (context) => {
   const { told } = await asked(context, true);
