@@ -132,7 +132,11 @@ export interface SubscribeOptions {
 export interface Subscription {
   readonly id: string;
   readonly destination: string;
-  /** Resolves when the server has ended it, or the connection is over. */
+  /**
+   * Resolves when the server has ended it, or the connection is over. With `headers` (`{ durable: 'true' }` deletes the
+   * queue of a durable subscription) it resolves only when the server has confirmed: if need be, the next connection
+   * subscribes once more, and leaves. Rejects with a Problem if the server refuses for good, or the client ends first.
+   */
   unsubscribe(headers?: StompHeaders): Promise<void>;
 }
 

@@ -12,6 +12,7 @@ export class Subscriptions {
   #connection;
   #pace;
   #leaving; // ids of subscriptions that the server is told to end, and has not ended yet
+  #partings = new Map(); // id -> what is given up, and not without headers in UNSUBSCRIBE; see `#part`
   #call;
   #perSecond;
 
@@ -79,23 +80,32 @@ export class Subscriptions {
   /** It is over. */
   disconnect() {
     this.#connection = undefined;
-    for (const { alarm } of this.#all.values()) alarm.clear();
+    for (const { alarm } of this.#known()) alarm.clear();
   }
 
   /** The device has woken. */
   check() {
-    for (const { alarm } of this.#all.values()) alarm.check();
+    for (const { alarm } of this.#known()) alarm.check();
   }
 
-  /** Forgets those that were never live; or all. */
+  /** Forgets those that were never live, and those that are given up; or all. */
   forget(problem, all) {
     for (const subscription of [...this.#all.values()]) if (all || !subscription.wasLive) this.#drop(subscription, problem);
+    for (const subscription of this.#partings.values()) {
+      const { code, message, detail } = problem;
+      const unsent = new Problem(code, message, { detail, next: 'stop', fate: subscription.fate, cause: problem });
+      if (subscription.isLeaving) this.#partings.delete(subscription.id); // the answer that is awaited tells
+      else this.#endParting(subscription, unsent);
+    }
   }
 
   /** The server refuses this one: it is dropped, or tried again when the advice says so. */
   refuse(id, problem) {
     const subscription = this.#all.get(id);
-    if (!subscription || subscription.asked !== this.#connection) return; // it may be the next one of that id
+    if (subscription && subscription.asked === this.#connection) this.#refused(subscription, problem); // or it is the next one of that id
+  }
+
+  #refused(subscription, problem) {
     subscription.isThere = false;
     if (subscription.progress?.refuse(problem)) { // it begins anew, here or on the next connection
       subscription.asked = undefined;
@@ -109,8 +119,10 @@ export class Subscriptions {
         this.#askAll();
       });
       subscription.failures += 1;
-    } else {
+    } else if (this.#isHere(subscription)) {
       this.#drop(subscription, problem);
+    } else {
+      this.#endParting(subscription, problem);
     }
     this.#call(subscription.onProblem, problem);
   }
@@ -129,7 +141,7 @@ export class Subscriptions {
       const delay = this.#pace.take();
       if (delay > 0) await new Promise((go) => { setTimeout(go, delay); });
       if (connection !== this.#connection) return;
-      if (this.#isHere(next)) answers.push(this.#ask(connection, next));
+      if (this.#isHere(next) || this.#isParting(next)) answers.push(this.#ask(connection, next));
     }
     connection.isAsking = false;
     await Promise.all(answers);
@@ -137,10 +149,18 @@ export class Subscriptions {
   }
 
   #unasked() {
-    for (const subscription of this.#all.values()) {
-      if (subscription.asked !== this.#connection && !this.#leaving.has(subscription.id)) return subscription;
+    for (const subscription of this.#known()) {
+      const { id, asked } = subscription;
+      const isFree = !this.#leaving.has(id) && (!this.#partings.has(id) || this.#isParting(subscription));
+      if (isFree && asked !== this.#connection) return subscription;
     }
     return undefined;
+  }
+
+  /** All that the server is asked for; what is given up comes first. */
+  * #known() {
+    yield* this.#partings.values();
+    yield* this.#all.values();
   }
 
   /** SUBSCRIBE; resolves when it is answered. */
@@ -156,11 +176,12 @@ export class Subscriptions {
       const done = (receipt) => {
         settle(true);
         if (this.#isHere(subscription)) this.#begin(subscription, receipt);
+        else if (this.#isParting(subscription)) this.#part(subscription);
       };
       const failed = (problem) => {
         settle(false);
         const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
-        if (!isOver && this.#isHere(subscription)) this.refuse(id, problem);
+        if (!isOver && (this.#isHere(subscription) || this.#isParting(subscription))) this.#refused(subscription, problem);
       };
       connection.subscribe(id, destination, wish, done, failed);
     });
@@ -184,26 +205,79 @@ export class Subscriptions {
     return this.#all.get(subscription.id) === subscription;
   }
 
-  async #remove(subscription, headers) {
+  /** It was given up, and the server has not done yet what that is to do there. */
+  #isParting(subscription) {
+    return this.#partings.get(subscription.id) === subscription;
+  }
+
+  /** `more` headers have UNSUBSCRIBE do more than to end it: `durable` deletes its queue. */
+  #remove(subscription, more) {
+    const { id, asked } = subscription;
+    const parting = deferred();
+    if (!this.#isHere(subscription)) {
+      if (more && !subscription.more) parting.reject(new Problem('unsubscribed', 'the subscription is gone already', { next: 'stop', fate: 'unsent' }));
+      else parting.resolve(subscription.parting?.promise);
+      return parting.promise;
+    }
+    subscription.parting = parting;
+    if (!more) {
+      this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
+      this.#leaveIfThere(subscription).then(parting.resolve);
+      return parting.promise;
+    }
+    subscription.release();
+    this.#all.delete(id);
+    this.#partings.set(id, subscription);
+    Object.assign(subscription, { more, fate: 'unsent', delta: false, progress: undefined, onProblem: undefined });
+    if (asked === this.#connection && subscription.isThere && subscription.isAnswered) this.#part(subscription);
+    else this.#askAll();
+    return parting.promise;
+  }
+
+  async #leaveIfThere(subscription) {
     const { id, asked, answer } = subscription;
-    if (!this.#isHere(subscription)) return;
-    this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
     if (asked !== this.#connection || !subscription.isThere) return; // the server knows nothing of it
     if (!subscription.isAnswered) {
       const leaving = this.#leaving.add(id);
       await answer; // if it is refused, there is nothing to leave
       leaving.delete(id);
     }
-    if (asked === this.#connection && subscription.isThere) await this.#leave(asked, id, headers);
+    if (asked === this.#connection && subscription.isThere) await this.#leave(asked, id);
     else this.#askAll();
   }
 
-  /** UNSUBSCRIBE. Until it is answered, messages of the id are still of this subscription. */
+  /**
+   * UNSUBSCRIBE with `more`. Without an answer it may not be done, and only who is subscribed can ask for it: so the
+   * next connection subscribes once more, and leaves again.
+   */
+  async #part(subscription) {
+    const { id, asked, more } = subscription;
+    Object.assign(subscription, { isThere: false, isLeaving: true });
+    const problem = await this.#leave(asked, id, more);
+    subscription.isLeaving = false;
+    const isOver = problem?.code === 'unsent' || (problem?.next === 'retry' && asked !== this.#connection);
+    if (problem?.fate === 'unknown') subscription.fate = 'unknown';
+    if (!problem || !this.#isParting(subscription)) this.#endParting(subscription, problem);
+    else if (!isOver) this.#refused(subscription, problem);
+  }
+
+  #endParting(subscription, problem) {
+    const { id, alarm, parting } = subscription;
+    alarm.clear();
+    if (this.#isParting(subscription)) this.#partings.delete(id);
+    if (problem) parting.reject(problem);
+    else parting.resolve();
+    this.#askAll();
+  }
+
+  /** UNSUBSCRIBE; the problem, if there is one. Until it is answered, messages of the id are still of this subscription. */
   async #leave(connection, id, headers) {
     const leaving = this.#leaving.add(id);
-    await connection.request((stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt })).catch(() => {}); // an end of the connection is one, too
+    const write = (stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt });
+    const problem = await connection.request(write).then(() => undefined, (cause) => cause); // an end of the connection is one, too
     leaving.delete(id);
     this.#askAll();
+    return problem;
   }
 
   #drop(subscription, problem) {

@@ -162,7 +162,7 @@ async function live(context, seed) {
       const one = all[roll(all.length)];
       one.isGone = true;
       subscriptions.delete(one);
-      if (one.made && roll(2)) watch('unsubscribe', one.made.unsubscribe());
+      if (one.made && roll(2)) watch('unsubscribe', one.made.unsubscribe(roll(2) ? { durable: 'true' } : undefined)).catch(() => {});
       else one.end.abort();
     },
     publish: () => { watch('publish', client.publish('/exchange/feed/x', 'x')).catch(() => {}); },

@@ -418,6 +418,136 @@ test('an id that was left is given to the next subscription when the server has 
   assert.deepEqual(seen, [['two', 'of room two']]);
 });
 
+/** The next connection. */
+async function comesBack(context) {
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  return FakeSocket.last;
+}
+
+/** A subscription with a queue that outlives it, and the frames about it as the server sees them. */
+async function durable(context, onMessage) {
+  const all = await connected(context);
+  const headers = { id: 'phone', durable: 'true' };
+  const { unsubscribe } = await subscribed(all.client, '/topic/news', onMessage, { headers });
+  const outcome = [];
+  const leave = () => { unsubscribe({ durable: 'true' }).then(() => outcome.push('left'), ({ code, fate }) => outcome.push(`${code} ${fate}`)); };
+  const frames = () => FakeSocket.last.sent.slice(1).map(({ command, headers: { id, durable } }) => `${command} ${id} ${durable}`);
+  return { ...all, unsubscribe, leave, outcome, frames };
+}
+const BACK = 'SUBSCRIBE phone true';
+const LEFT = 'UNSUBSCRIBE phone true';
+
+test('a durable subscription that is given up while there is no connection is left at the next one', async (context) => {
+  const { client, socket, leave, unsubscribe, outcome, frames } = await durable(context, () => assert.fail('given up'));
+  socket.end();
+  leave();
+  await settled();
+  assert.deepEqual(outcome, [], 'the queue stays, and fills');
+  await comesBack(context);
+  assert.deepEqual(frames(), [BACK], 'only who is subscribed can leave');
+  FakeSocket.last.answer('MESSAGE', { subscription: 'phone' }, 'x');
+  FakeSocket.last.confirm();
+  await settled();
+  assert.deepEqual(frames(), [BACK, LEFT]);
+  assert.deepEqual(outcome, []);
+  FakeSocket.last.confirm();
+  await settled();
+  assert.deepEqual(outcome, ['left']);
+  await unsubscribe({ durable: 'true' });
+  FakeSocket.last.end();
+  await comesBack(context);
+  assert.deepEqual([frames(), client.state], [[], 'connected']);
+});
+
+test('a durable subscription is left again where the answer is lost, or the server cannot do it now', async (context) => {
+  const { socket, leave, outcome, frames } = await durable(context);
+  leave();
+  socket.end();
+  await comesBack(context);
+  FakeSocket.last.confirm();
+  await settled();
+  assert.deepEqual(frames(), [BACK, LEFT]);
+  FakeSocket.last.deny('permission-unavailable', '5s', { frame: FakeSocket.last.sent.at(-1) });
+  await pass(context, 8_000);
+  assert.deepEqual(frames(), [BACK, LEFT, BACK]);
+  FakeSocket.last.deny('permission-unavailable', '5s', { frame: FakeSocket.last.sent.at(-1) });
+  await pass(context, 9_000);
+  FakeSocket.last.confirm();
+  await settled();
+  FakeSocket.last.refuse('broker-unavailable', '1s', { frame: FakeSocket.last.sent.at(-1), close: 1013 });
+  await pass(context, 5_000);
+  FakeSocket.last.accept();
+  await settled();
+  assert.deepEqual(outcome, []);
+  FakeSocket.last.confirm();
+  await settled();
+  FakeSocket.last.confirm();
+  await settled();
+  assert.deepEqual(outcome, ['left']);
+  await pass(context, 60_000, 1_000);
+  assert.deepEqual(frames(), [BACK, LEFT]);
+});
+
+test('where the queue of a durable subscription stays for good, its application is told', async (context) => {
+  const ends = {
+    'the server refuses to leave': [({ socket, leave }) => { leave(); socket.deny('permission-denied', 'no', { frame: socket.sent.at(-1) }); }, 'permission-denied refused'],
+    'the server refuses the way back': [async ({ socket, leave }, context) => {
+      socket.end();
+      leave();
+      await comesBack(context);
+      FakeSocket.last.deny('permission-denied', 'no', { frame: FakeSocket.last.sent.at(-1) });
+    }, 'permission-denied refused'],
+    'the client is closed': [({ client, socket, leave }) => { socket.end(); leave(); client.close(); }, 'closed unsent'],
+    'the client ends': [({ socket, leave }) => { leave(); socket.refuse('kicked', 'no'); }, 'connection-lost unknown'],
+    'the client ends later': [async ({ socket, leave }, context) => {
+      leave();
+      socket.end();
+      (await comesBack(context)).refuse('kicked', 'no');
+    }, 'kicked unknown'],
+    'it was dropped before': [({ socket, leave }) => { socket.deny('permission-withdrawn', 'no', { subscription: 'phone' }); leave(); }, 'unsubscribed unsent'],
+  };
+  for (const [name, [end, expected]] of Object.entries(ends)) {
+    await context.test(name, async (context) => {
+      const all = await durable(context);
+      await end(all, context);
+      await settled();
+      assert.deepEqual(all.outcome, [expected]);
+    });
+  }
+});
+
+test('close waits for a durable subscription that is being left', async (context) => {
+  const { client, socket, leave, outcome } = await durable(context);
+  leave();
+  const closing = client.close();
+  const [unsubscribe, disconnect] = socket.sent.slice(-2);
+  socket.confirm(unsubscribe);
+  socket.confirm(disconnect);
+  await closing;
+  assert.deepEqual(outcome, ['left']);
+});
+
+test('a durable subscription is left before the next one of its id, whose queue is the same', async (context) => {
+  const { client, socket, leave, outcome, frames } = await durable(context);
+  socket.end();
+  leave();
+  const seen = [];
+  client.subscribe('/topic/news', ({ body }) => seen.push(body), { headers: { id: 'phone', durable: 'true' } });
+  await comesBack(context);
+  FakeSocket.last.confirm();
+  await settled();
+  FakeSocket.last.answer('MESSAGE', { subscription: 'phone' }, 'of before');
+  assert.deepEqual(frames(), [BACK, LEFT]);
+  FakeSocket.last.confirm();
+  await settled();
+  assert.deepEqual([frames(), outcome], [[BACK, LEFT, BACK], ['left']]);
+  FakeSocket.last.confirm();
+  FakeSocket.last.answer('MESSAGE', { subscription: 'phone' }, 'new');
+  assert.deepEqual(seen, ['new']);
+});
+
 test('a subscription that is given up in onResumed is not live', async (context) => {
   const { client, socket } = await connected(context);
   const givenUp = new AbortController();
