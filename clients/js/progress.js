@@ -20,6 +20,7 @@ export class Progress {
   #cursor; // of the last message
   #origin; // the cursor behind which no answer says yet that nothing is missing up to `#cursor`
   #at; // since when it has heard all, by this clock: for a subscription that had no message yet
+  #ticks; // the same by the page's own time, which nobody sets back; it may stand still while the device sleeps
   #asked = {}; // the last SUBSCRIBE: `with` a cursor, a time or nothing, and `at` which time; see `ask`
   #held = []; // messages that may have come before
   #isUnkept = false; // the server keeps no journal of it
@@ -50,18 +51,20 @@ export class Progress {
    */
   ask() {
     const at = Date.now();
+    const ticks = performance.now();
     this.#held = [];
     if (this.#cursor !== undefined) {
       const cursor = this.#origin ?? this.#cursor;
-      this.#asked = { with: 'cursor', at, cursor, last: this.#cursor, until: this.#origin && this.#cursor, most: HELD, again: 0, isOpen: true };
+      this.#asked = { with: 'cursor', at, ticks, cursor, last: this.#cursor, until: this.#origin && this.#cursor, most: HELD, again: 0, isOpen: true };
       return { 'resume-after': cursor, 'resume-gap': this.#gap };
     }
     if (this.#at === undefined) {
-      this.#asked = { at, most: HELD, again: 0 };
+      this.#asked = { at, ticks, most: HELD, again: 0 };
       return this.#begin;
     }
-    this.#asked = { with: 'time', at, most: HELD, again: 0 };
-    return this.#isUnkept ? {} : { since: `${Math.ceil((Math.max(0, at - this.#at) + MARGIN) / 1_000)}s` };
+    this.#asked = { with: 'time', at, ticks, most: HELD, again: 0 };
+    const away = Math.max(0, at - this.#at, ticks - (this.#ticks ?? ticks)); // after a reload there is the clock alone
+    return this.#isUnkept ? {} : { since: `${Math.ceil((away + MARGIN) / 1_000)}s` };
   }
 
   /** The messages that the application gets now: this one, none while they may have come before, or all that were held. */
@@ -95,7 +98,7 @@ export class Progress {
     this.#origin = undefined;
     if (isGap && this.#cursor === asked.last && !asked.again) this.#cursor = undefined;
     this.#cursor ??= cursor; // of the last message before it began
-    if (missed !== 'more' || this.#at === undefined) this.#at = asked.at;
+    if (missed !== 'more' || this.#at === undefined) [this.#at, this.#ticks] = [asked.at, asked.ticks];
     const gap = isGap ? reason : this.#owed;
     this.#owed = undefined;
     this.#save();

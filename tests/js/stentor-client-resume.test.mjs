@@ -148,6 +148,19 @@ test('before its first message it comes back by time', async (context) => {
   assert.deepEqual(wish(), { since: '90s' }, 'for it may not have come');
 });
 
+test('a clock that is set back hides no message', async (context) => {
+  await asked(context, true);
+  const { now } = Date;
+  context.mock.method(performance, 'now', () => now() - 1_000_000); // the page's own time, from the next SUBSCRIBE on
+  await again(context);
+  await receipt({ resume: 'exact', missed: '0' });
+  Date.now = () => now() - 3_600_000;
+  context.after(() => { Date.now = now; });
+  await pass(context, 20_000);
+  await again(context);
+  assert.deepEqual(wish(), { since: '70s' });
+});
+
 test('a gap is told, and what was asked for is over', async (context) => {
   const { told } = await asked(context, true);
   await receipt();
