@@ -67,7 +67,7 @@ export class StentorClient {
    */
   subscribe(destination, onMessage, options) {
     try {
-      return this.#subscriptions.add(destination, onMessage, options, this.#options.headers?.login);
+      return this.#subscriptions.add(destination, onMessage, options, this.#options.headers);
     } catch (mistake) {
       return Promise.reject(mistake);
     }

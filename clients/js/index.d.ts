@@ -92,7 +92,7 @@ export interface Resume {
   storage?: Pick<Storage, 'getItem' | 'setItem'>;
   /** Where a subscription without a cursor begins: `{ last: 50 }` messages, or `{ since: '2h' }`. By default with new ones. */
   begin?: { last?: number | string } | { since?: string };
-  /** The name in `storage`. By default of `headers.login` and the destination; needed where there is no login. */
+  /** The name in `storage`. By default of `headers.host`, `headers.login` and the destination; needed where there is no login. */
   key?: string;
 }
 

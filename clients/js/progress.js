@@ -27,7 +27,7 @@ export class Progress {
   #owed; // the reason of a gap that the next RECEIPT tells: what comes before it, nobody hears
   #onFault;
 
-  /** `wish`: the option `resume`. `owner` names the user and the destination. `onFault(problem)`: the storage failed. */
+  /** `wish`: the option `resume`. `owner` names the virtual host, the user and the destination. `onFault(problem)`: the storage failed. */
   constructor(wish, headers, owner, onFault) {
     const { gap = 'next', storage, key = owner, begin = {} } = wish === true ? {} : wish;
     const other = OTHERS.find((name) => headers[name] !== undefined);

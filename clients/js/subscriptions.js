@@ -22,12 +22,12 @@ export class Subscriptions {
     this.#call = call;
   }
 
-  /** Resolves when it is live; rejects if it is refused for good. Throws a TypeError if the options cannot be. `login` is the user, if it is known. */
-  add(destination, onMessage, { headers = {}, resume, delta = false, onLive, onResumed, onGap, onProblem, signal } = {}, login) {
+  /** Resolves when it is live; rejects if it is refused for good. Throws a TypeError if the options cannot be. `login` is the user and `host` the virtual host, if they are known. */
+  add(destination, onMessage, { headers = {}, resume, delta = false, onLive, onResumed, onGap, onProblem, signal } = {}, { login, host } = {}) {
     const id = headers.id ?? this.#freeId();
     if (this.#all.has(id)) throw new TypeError(`there is a subscription with the id ${id}`);
     const ready = deferred();
-    const owner = login && `stentor-cursor ${login} ${destination}`;
+    const owner = login && ['stentor-cursor', ...(host ? [host] : []), login, destination].join(' ');
     const progress = resume ? new Progress(resume, headers, owner, (problem) => this.#call(onProblem, problem)) : undefined;
     const callbacks = { onMessage, onLive, onResumed, onGap, onProblem };
     const subscription = { id, destination, headers, delta, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };

@@ -19,11 +19,11 @@ function storage(entries = {}) {
 }
 
 /** A client that is connected, with one subscription that was asked for. `told` is what its callbacks heard. */
-async function asked(context, resume, { headers, login = 'alice', ...more } = {}) {
+async function asked(context, resume, { headers, login = 'alice', host, ...more } = {}) {
   context.mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_000_000 });
   FakeSocket.all = [];
   const told = [];
-  const client = new StentorClient({ Stomp: Client, url: 'ws://test/ws', headers: login ? { login } : {}, ...more });
+  const client = new StentorClient({ Stomp: Client, url: 'ws://test/ws', headers: { ...(login && { login }), ...(host && { host }) }, ...more });
   client.connect();
   await settled();
   FakeSocket.last.accept();
@@ -406,11 +406,13 @@ test('a message that the application did not get to its end comes again', async 
   assert.match([...kept.all.values()][0], /5b8d59a4-17/);
 });
 
-test('users and destinations have cursors of their own', async (context) => {
+test('users, virtual hosts and destinations have cursors of their own', async (context) => {
   const kept = storage({ [`stentor-cursor alice ${FEED}`]: JSON.stringify({ cursor: CURSOR }) });
-  await asked(context, { storage: kept }, { login: 'bob' });
-  assert.deepEqual(wish(), {});
-  context.mock.timers.reset();
+  for (const other of [{ login: 'bob' }, { host: 'games' }]) {
+    await asked(context, { storage: kept }, other);
+    assert.deepEqual(wish(), {});
+    context.mock.timers.reset();
+  }
   await asked(context, { storage: kept, key: `stentor-cursor alice ${FEED}` }, { login: null });
   assert.equal(wish()['resume-after'], CURSOR);
 });
