@@ -5,6 +5,7 @@ const HISTORY = 50; // messages that a room begins with
 const KEPT = 300; // messages of a room that are kept here
 const TYPES = 5_000; // milliseconds for which somebody counts as typing
 const SAID = 2_500; // how often this user's typing is said, at most
+const AGAIN = 250; // at least so many milliseconds, and at most twice as many, lie between two questions that events ask for
 const ONCE_MORE = 6_000; // a member whose page is being reloaded is away for a moment, without an event
 
 export class Chat {
@@ -14,7 +15,7 @@ export class Chat {
   #onChange;
   #onState;
   #asking; // the list of rooms is being asked for
-  #askAgain = false;
+  #next; // and will be once more, for something is new since
   #timer;
   me;
   /** id -> { id, name, topic, members, messages, pending, unread, typing, isLive } */
@@ -64,7 +65,7 @@ export class Chat {
     const event = ({ user, status }) => {
       const member = room.members.get(user);
       if (member) member.status = status;
-      this.#askAgain = true; // an answer that is on its way may be older
+      if (this.#asking) this.#reload(); // an answer that is on its way may be older
       this.#onChange(room);
     };
     this.#client.watchPresence(`group.${room.id}`, event, { onLive: () => this.refresh() }).catch(() => {});
@@ -161,7 +162,7 @@ export class Chat {
 
   // ---- the backend ----
 
-  /** Asks who is in the rooms. Those who ask meanwhile share the answer. */
+  /** Asks who is in the rooms. Those who ask meanwhile share the next answer. */
   refresh() {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#reload(), ONCE_MORE);
@@ -169,13 +170,15 @@ export class Chat {
   }
 
   #reload() {
-    this.#askAgain = this.#asking !== undefined;
-    this.#asking ??= this.#load().catch(() => {}).finally(() => {
-      this.#asking = undefined;
-      if (this.#askAgain) return this.#reload();
-      return undefined;
+    if (!this.#asking && !this.#next) {
+      this.#asking = this.#load().catch(() => {}).finally(() => { this.#asking = undefined; });
+      return this.#asking;
+    }
+    this.#next ??= this.#asking.then(pause).then(() => { // when a server restarts, events come to all pages for seconds
+      this.#next = undefined;
+      return this.#reload();
     });
-    return this.#asking;
+    return this.#next;
   }
 
   async #load() {
@@ -198,8 +201,12 @@ export class Chat {
 
 function reason(problem, room, isMuted) {
   if (problem.fate === 'unsent') return 'Not sent: there is no connection';
-  if (problem.fate === 'unknown') return 'The connection was lost: it may not have been sent';
+  if (problem.fate === 'unknown') return `It may not have been sent: ${problem.detail || problem.message}`;
   return isMuted ? `Not sent: you are muted in ${room.name}` : `Not sent: ${problem.detail || problem.message}`;
+}
+
+function pause() {
+  return new Promise((go) => { setTimeout(go, AGAIN * (1 + Math.random())); });
 }
 
 function randomId() {
