@@ -22,7 +22,8 @@ impl fmt::Display for ConfigErrors {
     }
 }
 
-/// One thing that is wrong. Never shows a secret: parts keep them out of their messages.
+/// One thing that is wrong. Never shows a secret: parts keep them out of their messages, and what a
+/// message quotes of a value is shown only if all of that value may be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where.

@@ -16,7 +16,9 @@ use toml::{
 
 use super::{
     ConfigErrors, File, Keys, Problem, Section, Sources, VARIABLE_PREFIX, ValueSource,
-    keys::nearest, text::Text,
+    keys::nearest,
+    shown::{is_secret, unquoted},
+    text::Text,
 };
 use crate::codes::Code;
 
@@ -266,7 +268,9 @@ impl<'a> Reader<'a> {
                     values.insert(key, value);
                 }
                 Err(error) => {
-                    self.wrong_as(Code::WrongValue, &[(S::NAME, key)], &explain(&error));
+                    let name = (S::NAME, key);
+                    let message = explain(&error, is_secret(name));
+                    self.wrong_as(Code::WrongValue, &[name], &message);
                 }
             }
         }
@@ -357,7 +361,13 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// Whatever quotes a value comes through here: whoever reads the problems may not know secrets,
+    /// and a URL with a password can stand at any key by mistake.
     fn problem(&mut self, place: ValueSource, code: Code, message: String) {
+        let set = self.set.iter();
+        let message = set.fold(message, |message, (name, (_, value))| {
+            unquoted(message, *name, &value.to_toml())
+        });
         self.problems.push(Problem {
             place,
             message,
@@ -475,8 +485,9 @@ fn line(file: File<'_>, offset: usize) -> ValueSource {
 }
 
 /// serde's words for a wrong value, and an example where they lack one. The error's own
-/// `Display` is not used: it quotes the file's line, and there may be a secret in it.
-fn explain(error: &Error) -> String {
+/// `Display` is not used: it quotes the file's line, and there may be a secret in it. A secret is
+/// left out here, for it may be a number, which stands there without quotes.
+fn explain(error: &Error, is_secret: bool) -> String {
     let message = error.message();
     if message.starts_with("unknown variant") {
         return message.replace('`', "\"");
@@ -484,6 +495,10 @@ fn explain(error: &Error) -> String {
     let message = message.replace('`', "");
     let Some((wrong, expected)) = message.rsplit_once("expected ") else {
         return message;
+    };
+    let wrong = match is_secret {
+        true => "a value of the wrong kind; ",
+        false => wrong,
     };
     let expected = match expected {
         "a duration" => "a duration; write e.g. \"10s\" or \"500ms\"",

@@ -1,5 +1,7 @@
 //! Values as they may be shown: without secrets.
 
+use std::cmp::Reverse;
+
 use toml::{Value, value::Array};
 use url::Url;
 
@@ -17,6 +19,9 @@ const SECRETS: &[Name] = &[
     ("telemetry.otlp", "headers"),
 ];
 
+/// Scopes and tokens: of these texts a part is secret.
+const TOKENS: Name = ("api", "tokens");
+
 /// In the place of a secret.
 const HIDDEN: &str = "***";
 
@@ -26,11 +31,65 @@ pub(super) fn shown(name: Name, value: &Value) -> String {
     hide(name, value).to_string()
 }
 
+/// Whether each of its values is a secret, or has one in it, whatever it looks like.
+#[must_use]
+pub(super) fn is_secret(name: Name) -> bool {
+    SECRETS.contains(&name) || name == TOKENS
+}
+
+/// A message without the texts of this value which it quotes, and in which a secret may be.
+#[must_use]
+pub(super) fn unquoted(message: String, name: Name, value: &Value) -> String {
+    let mut texts = Vec::new();
+    quotable(name, value, &mut texts);
+    let mut secrets: Vec<&str> = texts.into_iter().filter(|text| hides(name, text)).collect();
+    // A part may be quoted within the whole.
+    secrets.sort_by_key(|text| Reverse(text.len()));
+    secrets.into_iter().fold(message, |message, secret| {
+        let message = message.replace(&format!("{secret:?}"), HIDDEN);
+        message.replace(&format!("\"{secret}\""), HIDDEN)
+    })
+}
+
+/// The texts of a value that a message may quote: each text, and of a variable also what is between
+/// commas, and on either side of a `=`.
+fn quotable<'a>(name: Name, value: &'a Value, texts: &mut Vec<&'a str>) {
+    // A token's name may be shown. If a blank is in it, it may be scopes and a token, whose name was
+    // forgotten.
+    let is_no_name = |text: &&str| name != TOKENS || text.contains(char::is_whitespace);
+    match value {
+        Value::String(text) => {
+            texts.push(text);
+            for item in text.split(',').map(str::trim) {
+                texts.push(item);
+                if let Some((left, right)) = item.split_once('=') {
+                    texts.extend(Some(left.trim()).filter(is_no_name));
+                    texts.push(right.trim());
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|one| quotable(name, one, texts)),
+        Value::Table(values) => {
+            for (key, one) in values {
+                texts.extend(Some(key.as_str()).filter(is_no_name));
+                quotable(name, one, texts);
+            }
+        }
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
+}
+
+/// Whether a secret may be in the text. With an `@` it may be a URL that lacks its scheme.
+fn hides(name: Name, text: &str) -> bool {
+    let is_plain = || !text.contains('@') && without_passwords(text) == text;
+    !text.is_empty() && (is_secret(name) || !is_plain())
+}
+
 fn hide(name: Name, value: &Value) -> Value {
     match value {
         Value::String(text) if text.is_empty() => value.clone(),
         Value::String(_) if SECRETS.contains(&name) => Value::from(HIDDEN),
-        Value::String(text) if name == ("api", "tokens") => Value::from(scopes(text)),
+        Value::String(text) if name == TOKENS => Value::from(scopes(text)),
         Value::String(text) => Value::from(without_passwords(text)),
         Value::Array(values) => {
             let values = values.iter().map(|value| hide(name, value));

@@ -292,6 +292,57 @@ fn a_syntax_error_does_not_show_the_line() {
     assert!(!problems(text, &[]).contains("s3cret"));
 }
 
+/// Problems go to the log, the audit log and the API's answers.
+#[test]
+fn a_wrong_value_does_not_show_a_secret() {
+    for text in [
+        "[broker]\nurls = \"amqp://u:s3cret@rabbit\"",
+        "[broker]\nurls = \"u:s3cret@rabbit\"",
+        "[broker]\ntoken_command = \"vault read s3cret\"",
+        "[broker]\nvhosts = [\"amqp://u:s3cret@rabbit\"]",
+        "[broker]\nexchanges = { a = \"amqp://u:s3cret@rabbit\" }",
+        "[broker]\nheartbeat = \"amqp://u:s3cret@rabbit\"",
+        "[api]\ntokens = \"ops admin s3cret-s3cret-s3cret\"",
+        "[api]\ntokens = { \"admin s3cret-s3cret-s3cret\" = \"\" }",
+        "[auth]\nhttp_method = \"https://hook/?key=s3cret\"",
+        "[auth.jwt]\nsecret = [\"s3cret\"]",
+        "[listen]\nhttp = \"http://u:s3cret@host\"",
+        "[listen]\norigins = [\"https://u:s3cret@\\\"host\"]",
+        "[limits]\nmax_frame_size = \"http://u:s3cret@host\"",
+        "[webhooks]\nevents = [\"https://u:s3cret@app\"]",
+    ] {
+        let problems = problems(text, &[]);
+        assert!(!problems.contains("s3cret"), "{text}: {problems}");
+    }
+    for number in ["123456", "123456.5", "99999999999123456"] {
+        for key in ["default_passcode", "hook"] {
+            let text = format!("[auth]\n{key} = {number}");
+            let problems = problems(&text, &[]);
+            let is_secret = key == "default_passcode";
+            assert_eq!(problems.contains("123456"), !is_secret, "{problems}");
+            assert!(problems.contains("write it in quotes"), "{problems}");
+        }
+        let problems = problems(&format!("[api]\ntokens = {{ ops = {number} }}"), &[]);
+        assert!(!problems.contains("123456"), "{problems}");
+    }
+    for (variable, value) in [
+        ("STENTOR__API__TOKENS", "admin s3cret-s3cret-s3cret"),
+        ("STENTOR__API__TOKENS", "admin s3cret-s3cret-s3cret="),
+        ("STENTOR__API__TOKENS", "ops=admin x, s3cret-s3cret-s3cret"),
+        ("STENTOR__LIMITS__MAX_HEADERS", "amqp://u:s3cret@rabbit "),
+        ("STENTOR__LISTEN__HTTP", "amqp://u:s3cret@rabbit"),
+        ("STENTOR__BROKER__EXCHANGES", "amqp://u:s3cret@rabbit"),
+        ("STENTOR__BROKER__EXCHANGES", "a=topic,b=u:s3cret@rabbit"),
+    ] {
+        let problems = problems("", &[(variable, value)]);
+        assert!(!problems.contains("s3cret"), "{value}: {problems}");
+    }
+    // A token's name is none.
+    let named = problems("", &[("STENTOR__API__TOKENS", "ops=nothing s3cret")]);
+    assert!(named.contains("\"ops\" has a scope"), "{named}");
+    assert!(!named.contains("s3cret"), "{named}");
+}
+
 #[test]
 fn the_environment_wins_over_the_file() {
     let text = "[limits]\nmax_headers = 7\nmax_frame_size = \"1MiB\"\n";
