@@ -103,11 +103,16 @@ impl Jwks {
 
     /// Fetches them now, and again and again, for as long as somebody needs them.
     pub(super) async fn keep(keys: Weak<Self>) {
-        let longest = |jwks: &Self| jwks.interval.min(Duration::from_secs(60)).max(FIRST_PAUSE);
-        let Some(mut backoff) = keys
-            .upgrade()
-            .map(|jwks| Backoff::new((FIRST_PAUSE, longest(&jwks))))
-        else {
+        let pauses = |jwks: &Self| {
+            let longest = match jwks.known().is_empty() {
+                // No clients are sent here until there are some, so no login has them fetched.
+                true => jwks.cooldown,
+                false => jwks.interval,
+            };
+            let longest = longest.min(Duration::from_secs(60)).max(FIRST_PAUSE);
+            Backoff::new((FIRST_PAUSE, longest))
+        };
+        let Some(mut backoff) = keys.upgrade().map(|jwks| pauses(&jwks)) else {
             return;
         };
         loop {
@@ -117,7 +122,7 @@ impl Jwks {
                     let mut last = jwks.fetching.lock().await;
                     let pause = match jwks.fetch_at(&mut last).await {
                         true => {
-                            backoff.reset();
+                            backoff = pauses(&jwks);
                             jwks.interval
                         }
                         false => backoff.pause(),
@@ -164,6 +169,20 @@ impl Jwks {
     /// The keys, as they were fetched last.
     pub(super) fn known(&self) -> Arc<KeySet> {
         Arc::clone(&self.state.read().keys)
+    }
+
+    /// Whether there are any.
+    ///
+    /// # Errors
+    /// Not yet, and why.
+    pub(super) fn readiness(&self) -> Result<(), Box<str>> {
+        let state = self.state.read();
+        if !state.keys.is_empty() {
+            return Ok(());
+        }
+        let why = state.failure.as_deref().unwrap_or("there are none");
+        let why = format!("no keys for tokens yet: {why} ({})", self.shown());
+        Err(why.into())
     }
 
     /// The keys, for a token of a key that may not be among those `seen`. However many such tokens

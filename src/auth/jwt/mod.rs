@@ -309,4 +309,12 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Aut
             None => future::ready(Ok(Vec::new())).boxed(),
         }
     }
+
+    /// Later it always is: keys of before stay, and a reload fetches those of a new issuer first.
+    fn readiness(&self) -> Result<(), Box<str>> {
+        match &self.jwks {
+            Some(jwks) if self.fixed.is_empty() => jwks.readiness(),
+            _ => Ok(()),
+        }
+    }
 }

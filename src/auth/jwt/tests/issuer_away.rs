@@ -107,6 +107,31 @@ async fn keys_are_rotated_and_kept_while_the_issuer_is_away() {
     }
 }
 
+/// Otherwise a rolling restart would put such a node in the place of each that knows the keys.
+#[tokio::test]
+async fn a_node_that_knows_no_keys_yet_is_not_ready() {
+    let key = Ed::new();
+    let issuer = Issuer::start("HTTP/1.1 503 Away\r\nconnection: close\r\n\r\n".to_owned()).await;
+    let tokens = issuer.tokens("jwks_cooldown = \"1s\"");
+    let why = tokens.readiness().unwrap_err();
+    assert!(why.contains(&issuer.url), "{why}");
+    // A key of its own checks tokens, whatever the issuer does.
+    let by_secret = issuer.tokens(&format!("secret = \"{SECRET}\""));
+    assert_eq!(by_secret.readiness(), Ok(()));
+
+    // Nobody logs in meanwhile.
+    issuer.says(ok(&[key.jwk("k")]));
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while tokens.readiness().is_err() {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    issuer.says(String::new());
+    tokens.fetch_again();
+    assert!(login(&tokens, &signed(&key, "other")).await.is_err());
+    assert_eq!(tokens.readiness(), Ok(()), "keys of before count");
+}
+
 /// Logs in with a token that counts. Afterwards the first regular fetch is over, too: whoever asks for
 /// another key has its turn behind it.
 async fn begun(tokens: &Tokens, right: &str) {
