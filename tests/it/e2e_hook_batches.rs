@@ -4,7 +4,10 @@ use auth_hook::service::{self, Account, PasswordHash, Rules};
 use futures_util::future::join_all;
 use stomp_grammar::{Command, Frame};
 use testkit::{Call, Gateway, Hook, Login, StompClient};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use crate::house::stentor;
 
@@ -109,4 +112,45 @@ async fn a_hook_without_batches_refuses_and_the_log_says_what_to_do() {
     assert!(hook.calls().is_empty(), "{hook:?}");
     let log = gateway.log().all().join("\n");
     assert!(!log.contains("secret-of-alice"), "{log}");
+}
+
+/// A hook that gives this answer to the one question of each call.
+async fn hook_that_says(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/batch", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"]}") {
+                if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            let body = format!("{{\"answers\":[{answer}]}}");
+            let head = format!("content-length: {}\r\nconnection: close", body.len());
+            let reply = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
+            let _ = stream.write_all(reply.as_bytes()).await;
+        }
+    });
+    url
+}
+
+/// The alert about the hook goes by this figure.
+#[tokio::test]
+async fn each_question_without_a_right_answer_is_counted() {
+    for (answer, call) in [("null", "batch"), ("\"allowed\"", "user")] {
+        let gateway = stentor()
+            .set("broker.url", "embedded:")
+            .set("auth.batch_path", hook_that_says(answer).await)
+            .ready()
+            .await;
+        for faults in 1..3 {
+            let mut client = StompClient::tcp(gateway.stomp_address()).await;
+            let login = Login::new("alice", "secret-of-alice", "/").frame();
+            client.send(&login).await;
+            client.expect_error("Bad CONNECT").await;
+            let name = format!("stentor_hook_faults_total{{call=\"{call}\"}}");
+            assert_eq!(metric(&gateway, &name).await, faults, "{answer}");
+        }
+    }
 }

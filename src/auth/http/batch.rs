@@ -1,6 +1,10 @@
 //! Many questions in one call.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use auth_hook::{
     AnswerError, BatchAnswer, BatchError, Call, encode_batch, encode_in_batch, parse_batch_answers,
@@ -13,7 +17,7 @@ use reqwest::{
 use tokio::{
     runtime::Handle,
     sync::oneshot,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{Path, Reply, exchange, fault::Fault, refused_by};
@@ -22,6 +26,7 @@ use crate::{
         Refusal,
         turns::{BatchBounds, Payer, Together, Turn, Turns},
     },
+    deadline::after,
     telemetry,
 };
 
@@ -30,6 +35,10 @@ const MAX_BYTES: usize = 64 * 1024;
 
 /// More of the answers is not read: in bytes, for each question.
 const MAX_ANSWER: usize = 8 * 1024;
+
+/// Calls of a batch that fail one after the other, until the hook is taken to fail whatever it is
+/// asked: two clients whose questions make it fail are not yet enough.
+pub(super) const MOST_IN_VAIN: usize = 5;
 
 /// The name of its calls in metrics and in the log.
 const BATCH: &str = "batch";
@@ -124,44 +133,65 @@ impl Batches {
         None
     }
 
-    /// The answers, as many as there are questions.
+    /// The answers, as many as there are questions. A call that failed over one of its questions
+    /// is made again in halves, in the same turn and time: the others are of other clients.
     async fn answers(&self, questions: &[String]) -> Vec<Answered> {
-        let count = questions.len();
-        let body = encode_batch(questions.iter().map(String::as_str)).into();
-        let begun = Instant::now();
-        let within = self.request_timeout;
-        let answered = timeout(within, self.call(body, count)).await;
-        let answered = answered.unwrap_or(Err(Fault::Timeout(within)));
-        telemetry::hook_called(BATCH, begun.elapsed(), answered.is_err());
-        telemetry::hook_batched(count);
-        let path = &self.path;
-        match answered {
-            Ok(answers) => {
-                path.faults.answered(BATCH, &path.shown);
-                answers
-                    .into_iter()
-                    .map(|answer| {
-                        let reply = answer.map_err(Fault::from).and_then(reply);
-                        reply.map_err(|fault| {
-                            path.faults.fault(BATCH, &path.shown, &fault);
-                            refused_by(BATCH, &fault)
-                        })
-                    })
-                    .collect()
+        let end = after(self.request_timeout);
+        let mut answers: BTreeMap<usize, Answered> = BTreeMap::new();
+        let mut parts = VecDeque::new();
+        parts.push_back(0..questions.len());
+        let mut spare = spare_calls(questions.len());
+        let mut failed_in_a_row: usize = 0;
+        while let Some(part) = parts.pop_front() {
+            let asked = questions.get(part.clone()).unwrap_or_default();
+            let fault = match self.call(asked, end).await {
+                Ok(given) => {
+                    failed_in_a_row = 0;
+                    let given = given.into_iter().map(|answer| self.answered(answer));
+                    answers.extend(part.zip(given));
+                    continue;
+                }
+                Err(fault) => fault,
+            };
+            failed_in_a_row = failed_in_a_row.saturating_add(1);
+            let is_hopeless = failed_in_a_row >= MOST_IN_VAIN;
+            if !is_hopeless && part.len() > 1 && may_be_of_one(&fault) && spare >= 2 {
+                spare = spare.saturating_sub(2);
+                let middle = usize::midpoint(part.start, part.end);
+                parts.extend([part.start..middle, middle..part.end]);
+                continue;
             }
-            Err(fault) => {
-                path.faults.fault(BATCH, &path.shown, &fault);
-                let refusal = refused_by(BATCH, &fault);
-                (0..count).map(|_| Err(refusal.clone())).collect()
+            let refused = self.refused(&fault);
+            let mut unanswered = vec![part];
+            if is_hopeless {
+                unanswered.extend(parts.drain(..));
             }
+            let unanswered = unanswered.into_iter().flatten();
+            answers.extend(unanswered.map(|question| (question, Err(refused.clone()))));
         }
+        let faults = answers.values().filter(|answer| answer.is_err()).count();
+        telemetry::hook_faults(BATCH, faults);
+        answers.into_values().collect()
     }
 
+    fn answered(&self, answer: Result<BatchAnswer, AnswerError>) -> Answered {
+        let reply = answer.map_err(Fault::from).and_then(reply);
+        reply.map_err(|fault| self.refused(&fault))
+    }
+
+    fn refused(&self, fault: &Fault) -> Refusal {
+        self.path.faults.fault(BATCH, &self.path.shown, fault);
+        refused_by(BATCH, fault)
+    }
+
+    /// One call, which ends by then.
     async fn call(
         &self,
-        body: Bytes,
-        count: usize,
+        questions: &[String],
+        end: Instant,
     ) -> Result<Vec<Result<BatchAnswer, AnswerError>>, Fault> {
+        let count = questions.len();
+        let body: Bytes = encode_batch(questions.iter().map(String::as_str)).into();
         let request = || {
             self.client
                 .post(self.path.url.clone())
@@ -169,8 +199,29 @@ impl Batches {
                 .body(body.clone())
         };
         let longest = MAX_ANSWER.saturating_mul(count.saturating_add(1));
-        let reply = exchange(request, longest).await?;
+        let begun = Instant::now();
+        let answered = timeout_at(end, exchange(request, longest)).await;
+        // Whether it went wrong is counted by question: each is of another client.
+        telemetry::hook_called(BATCH, begun.elapsed(), false);
+        telemetry::hook_batched(count);
+        let reply = answered.unwrap_or(Err(Fault::Timeout(self.request_timeout)))?;
         Ok(parse_batch_answers(reply.status, &reply.body, count)?)
+    }
+}
+
+/// Calls more than one that a batch may take: enough to find one question that makes its call fail.
+pub(super) fn spare_calls(questions: usize) -> usize {
+    let halvings = usize::BITS.saturating_sub(questions.saturating_sub(1).leading_zeros());
+    usize::try_from(halvings).map_or(0, |halvings| halvings.saturating_mul(2))
+}
+
+/// Whether one question alone may have made the call fail, and it may go well without. A hook that
+/// is away, slow or short of something is not to be asked more.
+fn may_be_of_one(fault: &Fault) -> bool {
+    match fault {
+        Fault::Batch(BatchError::Status(status)) => !matches!(*status, 429 | 503 | 504),
+        Fault::Batch(BatchError::NoAnswers | BatchError::Count { .. }) | Fault::TooLong(_) => true,
+        _ => false,
     }
 }
 

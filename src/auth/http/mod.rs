@@ -322,7 +322,11 @@ impl HttpAuthenticator {
                 if answered.as_ref().is_err_and(|no| *no == Refusal::Busy) {
                     telemetry::limit_exceeded(Bound::HookTurns, &payer);
                 }
-                (&batches.path, parse(&answered?))
+                let answer = parse(&answered?);
+                if answer.is_err() {
+                    telemetry::hook_faults(call.name(), 1);
+                }
+                (&batches.path, answer)
             }
         };
         match answer {

@@ -41,6 +41,11 @@ pub fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     metrics::hook_called(call, took, is_fault);
 }
 
+/// So many questions of a call with many have no answer of the contract. The log has the fault.
+pub fn hook_faults(call: &'static str, questions: usize) {
+    metrics::hook_faults(call, questions);
+}
+
 /// The hook was called with so many questions at once.
 pub fn hook_batched(questions: usize) {
     metrics::hook_batched(questions);

@@ -236,8 +236,15 @@ pub(super) fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
         .get_or_create(&label)
         .observe(took.as_secs_f64());
     if is_fault {
-        COUNTS.hook_faults.get_or_create(&label).inc();
+        hook_faults(call, 1);
     }
+}
+
+/// So many questions to the hook have no answer of the contract.
+pub(super) fn hook_faults(call: &'static str, questions: usize) {
+    let questions = u64::try_from(questions).unwrap_or(u64::MAX);
+    let faults = &COUNTS.hook_faults;
+    faults.get_or_create(&[("call", call)]).inc_by(questions);
 }
 
 /// So many lines of the log were lost.
