@@ -37,6 +37,9 @@ pub(super) enum Fault {
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(String),
+    /// The hook's server refused the question for its length. It is the client's fault.
+    #[error("its server takes no URL of that length: it answered with status {0}")]
+    LongUrl(u16),
     /// No answer in time.
     #[error("it did not answer within {0:?}")]
     Timeout(Duration),

@@ -26,6 +26,15 @@ pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
     info!(target: "stentor::auth", %call, path, unsaid, "the auth hook answers again");
 }
 
+/// The hook's server takes no URL as long as that of a question; further ones go unsaid.
+pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16) {
+    warn!(
+        target: "stentor::auth", %call, path, status,
+        "the auth hook's server refused a question for its length, and who asks so is denied; \
+         with [auth] http_method = \"post\" questions may be longer"
+    );
+}
+
 /// These paths of the hook are not set, so the requests that they check are denied to everybody, or
 /// allowed.
 pub fn hook_unset(keys: &str, is_allowed: bool) {

@@ -8,7 +8,10 @@ mod tls;
 use std::{net::TcpListener as Unserved, sync::Arc};
 
 use super::*;
-use crate::auth::{Permission, ResourceKind};
+use crate::{
+    auth::{Permission, ResourceKind},
+    telemetry::capture::Capture,
+};
 use hook::{Hook, Reply};
 
 /// All paths at this hook.
@@ -448,6 +451,54 @@ async fn endless_names_are_the_clients_fault_and_reach_nobody() {
         ));
     }
     assert!(hook.requests().is_empty());
+}
+
+/// Whoever sends a long passcode makes the hook's server refuse the URL.
+#[tokio::test]
+async fn a_url_that_is_too_long_for_the_hooks_server_is_the_clients_fault() {
+    let log = Capture::start();
+    for status in [414, 431, 400] {
+        let hook = Hook::start(move |request: &hook::Request| match request.line.len() {
+            ..4_000 => Reply::ok("allow"),
+            _ => Reply::Status(status, ""),
+        })
+        .await;
+        let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+        let long = Login {
+            password: Some("%".repeat(8_000).into()),
+            ..login()
+        };
+        for _ in 0..2 {
+            let refused = authenticator.user(&long).await;
+            assert!(
+                matches!(&refused, Err(Refusal::Denied(Some(why))) if why.contains("http_method")),
+                "{status}: {refused:?}"
+            );
+        }
+        assert!(authenticator.user(&login()).await.is_ok());
+    }
+    let said = log
+        .text()
+        .matches("refused a question for its length")
+        .count();
+    assert_eq!(said, 3, "once a hook: {}", log.text());
+    assert!(!log.text().contains("at fault"), "{}", log.text());
+
+    // A short question, or one of POST, is refused for something else.
+    for (http_method, length) in [(Method::Get, 100), (Method::Post, 8_000)] {
+        let hook = Hook::start(|_| Reply::Status(414, "")).await;
+        let config = Config {
+            http_method,
+            ..config(&hook)
+        };
+        let authenticator = HttpAuthenticator::new(&config).unwrap();
+        let login = Login {
+            password: Some("%".repeat(length).into()),
+            ..login()
+        };
+        let refused = authenticator.user(&login).await;
+        assert!(matches!(refused, Err(Refusal::Faulty(_))), "{refused:?}");
+    }
 }
 
 #[test]

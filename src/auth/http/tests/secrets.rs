@@ -1,7 +1,6 @@
 //! What the log says, and what it does not.
 
 use super::*;
-use crate::telemetry::capture::Capture;
 
 #[tokio::test]
 async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
