@@ -23,25 +23,23 @@ type Tokens = JwtAuthenticator<Arc<dyn Authenticator>>;
 /// RabbitMQ's own users and the application's hook for all others.
 #[derive(Clone)]
 pub(super) struct Logins {
+    /// Asked about users whom RabbitMQ does not know, too. One that is for rights alone lets nobody
+    /// in.
     hook: Option<Arc<dyn Authenticator>>,
     tokens: Option<Arc<Tokens>>,
     /// RabbitMQ's users, which are read again and again.
     pub(super) accounts: Option<Arc<RabbitMqAuthenticator>>,
-    /// Asked about users whom RabbitMQ does not know.
-    others: Option<Arc<dyn Authenticator>>,
 }
 
 impl Logins {
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
         let hook = hook(config)?;
-        let others = others(config, &hook);
-        let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, others.clone())
+        let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, hook.clone())
             .map_err(|error| Error::Configuration(format!("[auth.rabbitmq]: {error}")))?;
         let mut logins = Self {
             hook,
             tokens: None,
             accounts,
-            others,
         };
         if config.auth.jwt.is_on() {
             let keyless = keyless(config);
@@ -60,7 +58,6 @@ impl Logins {
             false => hook(config)?,
         };
         let mut logins = Self {
-            others: others(config, &hook),
             hook,
             tokens: None,
             accounts: self.accounts.clone(),
@@ -78,7 +75,7 @@ impl Logins {
     /// RabbitMQ's users and the issuer's keys are read again at once, and go with these.
     pub(super) fn put_in_force(&self) {
         if let Some(accounts) = &self.accounts {
-            accounts.set_next(self.others.clone());
+            accounts.set_next(self.hook.clone());
             accounts.read_again();
         }
         if let Some(tokens) = &self.tokens {
@@ -108,13 +105,6 @@ fn asks_alike(one: &auth::Config, other: &auth::Config) -> bool {
         ..config.clone()
     };
     one.jwt.is_on() == other.jwt.is_on() && without_tokens(one) == without_tokens(other)
-}
-
-fn others(
-    config: &Config,
-    hook: &Option<Arc<dyn Authenticator>>,
-) -> Option<Arc<dyn Authenticator>> {
-    hook.clone().filter(|_| config.auth.knows_users())
 }
 
 /// The application's hook, and the memory of its answers.
@@ -155,7 +145,7 @@ fn in_tokens(error: auth::jwt::SetupError) -> Error {
 mod tests {
     use super::*;
     use crate::auth::{
-        Access, Login, Refusal,
+        Access, Login, Permission, Refusal, ResourceKind, User,
         jwt::testing::{SECRET, claims, hs256},
     };
 
@@ -192,6 +182,74 @@ mod tests {
         for answer in answers {
             // The hook, which is away, would be at fault.
             assert!(matches!(answer, Err(Refusal::Denied(_))), "{answer:?}");
+        }
+    }
+
+    /// A hook without `user_path` knows the users of tokens, also where RabbitMQ's own log in.
+    #[tokio::test]
+    async fn a_hook_for_rights_alone_is_asked_beside_rabbitmq_s_users() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("definitions.json");
+        let definitions = serde_json::json!({
+            "rabbit_version": "3.10.8",
+            "users": [{
+                "name": "bob", "password_hash": "", "tags": [], "limits": {},
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+            }],
+            "vhosts": [{ "name": "/", "limits": [] }],
+            "permissions": [],
+            "topic_permissions": [],
+        });
+        std::fs::write(&file, definitions.to_string()).unwrap();
+        let auth = format!(
+            "resource_path = \"http://127.0.0.1:1/resource\"\n\
+             groups_path = \"http://127.0.0.1:1/groups\"\n\
+             [jwt]\naudiences = [\"stentor\"]\nsecret = \"{SECRET}\"\nrights = \"hook\"\n"
+        );
+        let mut config = Config {
+            auth: auth::Config::of_text(&auth),
+            ..Config::default()
+        };
+        config.auth_rabbitmq.definitions = file;
+        let before = Logins::new(&config).unwrap();
+        let after = before.replaced(&config, &config).await.unwrap();
+        after.put_in_force();
+        let login = |user: &str, password: String| Login {
+            user: user.into(),
+            password: Some(password.into()),
+            vhost: "/".into(),
+            more: Vec::new(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_known: false,
+        };
+        let access = Access::Resource {
+            vhost: "/".into(),
+            kind: ResourceKind::Exchange,
+            name: "feed".into(),
+            permission: Permission::Read,
+        };
+        for logins in [before, after] {
+            let logins = logins.chained();
+            let alice = logins.user(&login("", hs256(&claims()))).await.unwrap();
+            // It is away, and so at fault: it was asked.
+            let answer = logins.allow(&alice, &access).await;
+            assert!(matches!(answer, Err(Refusal::Faulty(_))), "{answer:?}");
+            let without_token = User {
+                source: None,
+                ..alice.clone()
+            };
+            let answer = logins.allow(&without_token, &access).await;
+            assert!(matches!(answer, Err(Refusal::Denied(_))), "{answer:?}");
+            let groups = logins.groups(&alice).await;
+            assert!(matches!(groups, Err(Refusal::Faulty(_))), "{groups:?}");
+            // RabbitMQ's users are RabbitMQ's, and one whom it does not know any more is nobody's.
+            for name in ["bob", "carol"] {
+                let answer = logins.allow(&User::new(name, ""), &access).await;
+                assert!(matches!(answer, Err(Refusal::Denied(_))), "{answer:?}");
+            }
+            let carol = login("carol", "secret-of-carol".to_owned());
+            let refused = logins.user(&carol).await;
+            assert!(matches!(refused, Err(Refusal::Denied(_))), "{refused:?}");
         }
     }
 }

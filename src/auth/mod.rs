@@ -21,6 +21,7 @@ mod turns;
 use std::{
     fmt, future,
     hash::{Hash, Hasher},
+    mem::{Discriminant, discriminant},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -239,6 +240,11 @@ impl User {
         }
     }
 
+    /// The kind of its source.
+    fn kind(&self) -> Option<Discriminant<Source>> {
+        self.source.as_deref().map(discriminant)
+    }
+
     fn grants(&self) -> Option<&jwt::Grants> {
         match self.source.as_deref()? {
             Source::Token(grants) => Some(grants),
@@ -248,8 +254,7 @@ impl User {
 
 impl PartialEq for User {
     fn eq(&self, other: &Self) -> bool {
-        let kind = |user: &Self| user.source.as_deref().map(std::mem::discriminant);
-        (&self.name, &self.tags, kind(self)) == (&other.name, &other.tags, kind(other))
+        (&self.name, &self.tags, self.kind()) == (&other.name, &other.tags, other.kind())
     }
 }
 
@@ -257,7 +262,8 @@ impl Eq for User {}
 
 impl Hash for User {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.name, &self.tags).hash(state);
+        // What is remembered of an answer goes by this.
+        (&self.name, &self.tags, self.kind()).hash(state);
     }
 }
 

@@ -414,6 +414,12 @@ impl Authenticator for HttpAuthenticator {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         async move {
+            // It has let nobody in, so whoever comes without a token is not its user, whatever the
+            // name.
+            if self.user.is_none() && user.source.is_none() {
+                let why = "no user_path is set, so the hook answers for users of tokens alone";
+                return Err(Refusal::Denied(Some(why.into())));
+            }
             let payer = match access {
                 // A part of the login, whose user may have nothing under way otherwise.
                 Access::Vhost { ip, .. } => Payer::Login(AddressKey::from(*ip), true),
