@@ -1,10 +1,7 @@
 //! A configuration takes the place of another while the gateway serves: first all of it is read,
 //! checked and built; only then is anything replaced, and that cannot fail.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::RwLock;
@@ -116,12 +113,7 @@ impl Reloader {
                     name: "the configuration".to_owned(),
                     text,
                 }),
-                (None, Some(path)) if path == Path::new("-") => {
-                    // It is at its end, and would be read as a file without a key.
-                    let why = "it came from standard input, which cannot be read again";
-                    return Err(why.to_owned());
-                }
-                (None, Some(path)) => Some(Source::read(&path)?),
+                (None, Some(path)) => Some(Source::read_again(&path)?),
                 (None, None) => None,
             };
             let file: Option<File<'_>> = source.as_ref().map(Source::file);

@@ -384,14 +384,16 @@ async fn the_service_manager_is_told() {
 #[tokio::test]
 async fn what_came_from_standard_input_stays() {
     let hook = Hook::start().await;
-    let gateway = stentor()
-        .hook(&hook)
-        .set("broker.url", "embedded:")
-        .arguments(&["serve", "--config", "-"], &["http", "stomp", "admin"]);
-    let gateway = gateway.start().await;
-    gateway.process().signal("HUP");
-    let message = "configuration not reloaded: the old one stays";
-    let kept = gateway.until_events(message, 1).await;
-    let cause = kept[0]["cause"].as_str().unwrap();
-    assert!(cause.contains("standard input"), "{cause}");
+    for (file, name) in [("-", "standard input"), ("/dev/stdin", "/dev/stdin")] {
+        let gateway = stentor()
+            .hook(&hook)
+            .set("broker.url", "embedded:")
+            .arguments(&["serve", "--config", file], &["http", "stomp", "admin"]);
+        let gateway = gateway.start().await;
+        gateway.process().signal("HUP");
+        let message = "configuration not reloaded: the old one stays";
+        let kept = gateway.until_events(message, 1).await;
+        let cause = kept[0]["cause"].as_str().unwrap();
+        assert!(cause.contains(name), "{cause}");
+    }
 }
