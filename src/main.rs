@@ -9,6 +9,7 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{self, ExitCode},
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
@@ -37,6 +38,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const STACK_VARIABLE: &str = "RUST_MIN_STACK";
 /// The address space (not memory) of each thread: 64 MiB.
 const STACK: &str = "67108864";
+
+/// How long threads that block may hold up the end.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -323,7 +327,8 @@ fn block_on(run: impl Future<Output = Result<(), app::Error>>) -> Result<(), Fai
         .build()
         .map_err(refused)?;
     let ended = runtime.block_on(run);
-    drop(runtime);
+    // A thread may hang at a disk, or at the system's resolver.
+    runtime.shutdown_timeout(LAST_THREADS);
     telemetry::flush();
     ended.map_err(|error| Failure::Start(error.code(), error.into()))
 }

@@ -23,7 +23,12 @@ use parking_lot::RwLock;
 use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
 use thiserror::Error;
-use tokio::{net::TcpListener, signal::unix::Signal, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    signal::unix::Signal,
+    task::JoinSet,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::task::AbortOnDropHandle;
 use warp::Filter as _;
 
@@ -38,7 +43,7 @@ use crate::{
     codes::Code,
     config::{Config, Loaded},
     control::{self, Control},
-    deadline::after,
+    deadline::{after, later},
     http::{self, HostNames, PrivateServer, PublicServer, RefusalLog, Routes},
     hub::Vhosts,
     listen::{
@@ -54,7 +59,7 @@ use crate::{
         redis::RedisPresence,
         rooms::{RoomEvent, RoomRules},
     },
-    shutdown::{self, Phase, Phases, Progress},
+    shutdown::{self, Phase, Phases, Progress, Signals},
     tap::Taps,
     telemetry::{self, Exporting},
     webhooks::{self, Webhooks},
@@ -100,6 +105,9 @@ impl Error {
     }
 }
 
+/// How long all that is closed when the clients are gone may take, after `[shutdown] grace`.
+const LAST: Duration = Duration::from_secs(10);
+
 /// How long the last bookmarks may take.
 const LAST_BOOKMARKS: Duration = Duration::from_secs(3);
 
@@ -132,7 +140,7 @@ async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     gateway.reload_at(hangups);
     notify::ready();
     let _alive = AbortOnDropHandle::new(background::spawn(notify::keep_alive()));
-    gateway.run_until(shutdown::signal()).await?;
+    gateway.run_until(Signals::watch()?).await;
     Ok(())
 }
 
@@ -399,13 +407,22 @@ impl Gateway {
         self.addresses
     }
 
-    /// Serves until `stop` is done, then drains.
-    ///
-    /// # Errors
-    /// `stop` failed.
-    pub async fn run_until(mut self, stop: impl Future<Output = io::Result<()>>) -> io::Result<()> {
-        let stopped = stop.await;
+    /// Serves until a signal comes, then drains. Another signal ends it at once.
+    pub async fn run_until(mut self, mut signals: Signals) {
+        signals.next().await;
         notify::stopping();
+        let ended = tokio::select! {
+            () = self.end() => true,
+            () = signals.again() => false,
+        };
+        let cut = self.services.registry.len();
+        match ended {
+            true => telemetry::stopped(cut),
+            false => telemetry::stopped_by_a_second_signal(cut),
+        }
+    }
+
+    async fn end(&mut self) {
         let loaded = self.reloader.config();
         let config = &loaded.config.shutdown;
         let end = after(config.grace);
@@ -421,8 +438,16 @@ impl Gateway {
             registry.wait_empty().await;
         };
         // A client that does not go in time is cut.
-        let _ = tokio::time::timeout_at(end, drained).await;
+        let _ = timeout_at(end, drained).await;
         self.progress.enter(Phase::CloseBroker);
+        let last = later(end, LAST);
+        if timeout_at(last, self.close(end)).await.is_err() {
+            telemetry::closing_given_up();
+        }
+    }
+
+    /// Closes all that clients do not need any more. Each step has a time of its own.
+    async fn close(&mut self, end: Instant) {
         // How far clients have acknowledged, up to their last word.
         let writes = &self.services.last_writes;
         let unwritten = writes.finish(after(LAST_BOOKMARKS)).await;
@@ -431,14 +456,14 @@ impl Gateway {
         }
         let presence = self.services.presence.as_ref();
         OptionFuture::from(presence.map(|presence| presence.close())).await;
-        if let Some(events) = self.events {
+        if let Some(events) = self.events.take() {
             events.outbox.close();
             events.rooms.close();
             let last = join_all(events.publishers);
-            let _ = tokio::time::timeout(LAST_EVENTS, last).await;
+            let _ = timeout(LAST_EVENTS, last).await;
         }
         // What is not handed on yet waits for another node, and webhooks need not hear of it.
-        drop(self.offline);
+        self.offline.clear();
         // The ends of all sessions are among them. Receivers that are away take no time from the feeds.
         let webhooks = self.services.webhooks.as_ref();
         let told = webhooks.map(|webhooks| webhooks.close(end.max(after(LAST_WEBHOOKS))));
@@ -449,10 +474,8 @@ impl Gateway {
         );
         self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}
-        OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;
-        telemetry::stopped(registry.len());
-        drop(self.phases);
-        stopped
+        let traces = self.traces.take();
+        OptionFuture::from(traces.map(|traces| traces.finish(LAST_TRACES))).await;
     }
 }
 

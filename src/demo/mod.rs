@@ -20,7 +20,8 @@ use crate::{
     broker::{self, BrokerError, ExchangeKind, Url},
     codes::Code,
     config::Config,
-    listen, presence, shutdown,
+    listen, presence,
+    shutdown::Signals,
 };
 
 /// The exchange that the page's users listen to.
@@ -120,7 +121,7 @@ async fn serve(options: Options) -> Result<(), app::Error> {
     .map_err(|error| in_words_of_the_demo(error, options.listen, has_broker))?;
     // A closed terminal is no reason to stop.
     let _ = welcome(gateway.addresses(), &broker, &token, &options.program);
-    gateway.run_until(shutdown::signal()).await?;
+    gateway.run_until(Signals::watch()?).await;
     Ok(())
 }
 

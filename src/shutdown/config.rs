@@ -18,8 +18,8 @@ pub struct Config {
     /// storm the other nodes. 5 s keep 100,000 reconnects at 20,000 a second.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// The whole drain, from the signal to the exit; the process ends then in any case. 30 s, as
-    /// Kubernetes waits before it kills.
+    /// The whole drain, from the signal until the last client is cut. What is closed behind it takes
+    /// 10 s more at most.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
 }

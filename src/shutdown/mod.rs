@@ -2,8 +2,15 @@
 
 mod config;
 
-use tokio::sync::watch;
+use std::{io, time::Duration};
 
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    time::Instant,
+};
+
+use crate::deadline::after;
 pub use config::Config;
 
 /// A phase of the process between start and end; later phases compare greater.
@@ -71,26 +78,69 @@ impl Phases {
     }
 }
 
-/// Waits for SIGINT (Ctrl-C) or SIGTERM.
-///
-/// # Errors
-/// The system does not let signals be watched.
-pub async fn signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// A signal that comes so soon after the first is the same one: a terminal sends Ctrl-C to all of a
+/// group, and what started this program may pass it on.
+const SAME: Duration = Duration::from_secs(1);
+
+/// Watches for SIGINT (Ctrl-C) and SIGTERM, which then no longer end the process.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Watches from now on.
+    ///
+    /// # Errors
+    /// The system does not let signals be watched.
+    pub fn watch() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
-    Ok(())
+
+    /// Waits for one of them.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits for one that somebody sent again: the end takes too long.
+    pub async fn again(&mut self) {
+        sent_again(async || self.next().await).await;
+    }
+}
+
+async fn sent_again(mut next: impl AsyncFnMut()) {
+    let same = after(SAME);
+    while Instant::now() < same {
+        next().await;
+    }
 }
 
 /// Listens to SIGHUP, which then no longer ends the process.
 ///
 /// # Errors
 /// The system does not let signals be watched.
-pub fn hangups() -> std::io::Result<tokio::signal::unix::Signal> {
-    use tokio::signal::unix::{SignalKind, signal};
+pub fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_that_comes_at_once_is_the_same() {
+        let mut pauses = [200, 300, 2_000].map(Duration::from_millis).into_iter();
+        let begun = Instant::now();
+        sent_again(async || sleep(pauses.next().unwrap()).await).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(2_500));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use testkit::{DEADLINE, eventually};
 use tokio::net::TcpStream;
 
-use crate::house::{DESTINATION, House, expect_numbers, numbers};
+use crate::house::{DESTINATION, House, expect_numbers, numbers, stentor};
 
 #[tokio::test]
 async fn clients_are_told_and_the_program_ends() {
@@ -110,4 +110,26 @@ async fn many_bindings_are_taken_away_before_their_queue() {
     // A thousand may go with the queue.
     assert_eq!(event[0]["bindings"], 100);
     assert!(house.vhost.bindings().await.is_empty());
+}
+
+/// Somebody who does not want to wait need not look for `kill -9`.
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let gateway = stentor()
+        .set("broker.url", "embedded:")
+        .set("auth.user_path", "http://127.0.0.1:1/user")
+        .set("shutdown.not_ready", "5m")
+        .set("shutdown.grace", "10m")
+        .ready()
+        .await;
+    gateway.process().signal("TERM");
+    gateway.until_readyz(503).await;
+    eventually(DEADLINE, "it ends", async || {
+        gateway.process().signal("TERM");
+        gateway.process().exit_status().is_some()
+    })
+    .await;
+    let status = gateway.process().wait(DEADLINE).await;
+    assert_eq!(status.code(), Some(0));
+    gateway.until_logged("by a second signal").await;
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -194,9 +195,8 @@ impl ConsumerLinks {
     /// Closes all of them in good order.
     pub(super) async fn close(&self) {
         let links = std::mem::take(&mut *self.links.lock());
-        for link in links {
-            link.close().await;
-        }
+        // Together: a broker that does not answer takes its time for each of them.
+        join_all(links.iter().map(|link| link.close())).await;
     }
 }
 
@@ -204,7 +204,6 @@ impl ConsumerLinks {
 mod tests {
     use std::time::Duration;
 
-    use futures_util::future::join_all;
     use tokio::task::yield_now;
 
     use super::*;
@@ -315,5 +314,23 @@ mod tests {
             1,
             "one that was in vain does not stay"
         );
+    }
+
+    /// One after the other, each is waited for as long.
+    #[tokio::test]
+    async fn links_that_do_not_answer_are_closed_together() {
+        let stub = Stub::start(8, true).await;
+        let links = ConsumerLinks::new(stub.config());
+        let three: Vec<_> = (0..3)
+            .map(|_| Arc::new(AmqpLink::start(stub.config())))
+            .collect();
+        for link in &three {
+            link.wait().await;
+        }
+        links.links.lock().extend(three.iter().cloned());
+        stub.keep_silent_at_the_end();
+        let all_told = timeout_at(after(Duration::from_secs(3)), stub.until_ended(3));
+        let (told, ()) = tokio::join!(all_told, links.close());
+        assert!(told.is_ok(), "the third one waits for the others");
     }
 }

@@ -468,11 +468,14 @@ impl VirtualHost for AmqpVirtualHost {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
+            // By the feeds' link.
             self.feeds.close().await;
-            self.feed_link.close().await;
-            self.publish_link.close().await;
-            self.declarer.close().await;
-            self.consumer_links.close().await;
+            tokio::join!(
+                self.feed_link.close(),
+                self.publish_link.close(),
+                self.declarer.close(),
+                self.consumer_links.close()
+            );
         }
         .boxed()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::{
@@ -24,8 +24,10 @@ struct Seen {
     channel_max: u16,
     /// Whether it answers the end of a channel.
     ends_channels: bool,
+    /// Whether it leaves the end of a connection without an answer.
+    is_silent_at_the_end: AtomicBool,
     connections: AtomicUsize,
-    /// Connections that were ended in good order.
+    /// Connections that were ended in good order, if it answered.
     ended: watch::Sender<usize>,
 }
 
@@ -36,6 +38,7 @@ impl Stub {
         let seen = Arc::new(Seen {
             channel_max,
             ends_channels,
+            is_silent_at_the_end: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             ended: watch::Sender::new(0),
         });
@@ -62,6 +65,13 @@ impl Stub {
     /// Connections that were made.
     pub(super) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    /// From now on it does not answer those that end.
+    pub(super) fn keep_silent_at_the_end(&self) {
+        self.seen
+            .is_silent_at_the_end
+            .store(true, Ordering::Relaxed);
     }
 
     /// Waits until so many were ended in good order.
@@ -95,7 +105,9 @@ impl Seen {
                 }
                 (1, 10, 40) => say(&mut stream, 0, [10, 41], b"\0").await?,
                 (1, 10, 50) => {
-                    say(&mut stream, 0, [10, 51], b"").await?;
+                    if !self.is_silent_at_the_end.load(Ordering::Relaxed) {
+                        say(&mut stream, 0, [10, 51], b"").await?;
+                    }
                     self.ended.send_modify(|ended| *ended += 1);
                 }
                 (1, 20, 10) => say(&mut stream, channel, [20, 11], &[0; 4]).await?,

@@ -46,6 +46,22 @@ pub fn bookmarks_lost(subscriptions: usize) {
     );
 }
 
+/// Something did not close in time, and the program ends without that.
+pub fn closing_given_up() {
+    warn!(
+        target: "stentor::shutdown",
+        "not all was closed in time; queues of this node that are left at RabbitMQ expire"
+    );
+}
+
+/// Somebody did not want to wait for the end; so many clients were cut.
+pub fn stopped_by_a_second_signal(cut: usize) {
+    warn!(
+        target: "stentor::shutdown", cut,
+        "stopped at once by a second signal; queues of this node that are left at RabbitMQ expire"
+    );
+}
+
 /// The program ends; so many clients were cut.
 pub fn stopped(cut: usize) {
     if cut == 0 {
