@@ -29,7 +29,7 @@ const ask = (path, parameters) => (Object.hasOwn(questions, path) ? questions[pa
 // Many questions in one call: an answer for each, in their order.
 const batch = (body) => JSON.stringify({ answers: JSON.parse(body).questions.map((q) => ask(`/auth/${q.call}`, q.parameters)) });
 
-const server = createServer(async (request, response) => {
+async function answer(request, response) {
   const url = new URL(request.url, "http://hook");
   let parameters = url.search.slice(1); // GET: the query string
   if (request.method === "POST") {
@@ -38,6 +38,17 @@ const server = createServer(async (request, response) => {
   }
   const said = url.pathname === "/auth/batch" ? batch(parameters) : ask(url.pathname, Object.fromEntries(new URLSearchParams(parameters)));
   response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" }).end(said); // never log q.password
+}
+
+// One request that fails must not end the hook: then nobody could log in.
+const server = createServer((request, response) => {
+  answer(request, response).catch((error) => {
+    const isNonsense = error instanceof SyntaxError || error.code === "ERR_INVALID_URL";
+    // These two errors quote the request, which may hold a password.
+    if (!isNonsense) console.error(error.message);
+    if (response.headersSent) response.destroy(); // half an answer is none
+    else response.writeHead(isNonsense ? 400 : 500).end();
+  });
 });
 
 // Longer than the gateway's pauses: a connection that is kept need not be made again.
