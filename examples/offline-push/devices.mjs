@@ -11,6 +11,7 @@ import { readFile, rename, writeFile } from 'node:fs/promises';
 export class Devices {
   #file;
   #users;
+  #saving = Promise.resolve();
 
   static async read(file) {
     const text = await readFile(file, 'utf8').catch((error) => {
@@ -60,7 +61,13 @@ export class Devices {
     }
   }
 
-  async #save() {
+  /** One save after the other: two at once would write into the same new file. */
+  #save() {
+    this.#saving = this.#saving.catch(() => {}).then(() => this.#write());
+    return this.#saving;
+  }
+
+  async #write() {
     const users = [...this.#users].map(([user, devices]) => [user, Object.fromEntries(devices)]);
     // Never half a file.
     await writeFile(`${this.#file}.new`, JSON.stringify(Object.fromEntries(users), null, 2));

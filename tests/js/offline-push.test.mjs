@@ -94,6 +94,17 @@ test('a device has one subscription, and an endpoint is one device\'s', async ()
   assert.deepEqual(JSON.parse(readFileSync(file)), {});
 });
 
+test('devices that go at the same time leave a whole file', async () => {
+  const file = join(folder, 'together.json');
+  const devices = await Devices.read(file);
+  for (const device of ['a', 'b', 'c']) {
+    await devices.register('alice', device, { endpoint: `https://push/${device}` });
+  }
+  const outcomes = await Promise.allSettled(['a', 'b'].map((device) => devices.forget('alice', device)));
+  assert.deepEqual(outcomes.map(({ status }) => status), ['fulfilled', 'fulfilled']);
+  assert.deepEqual(JSON.parse(readFileSync(file)), { alice: { c: { endpoint: 'https://push/c' } } });
+});
+
 const vapidKeys = webPush.generateVAPIDKeys();
 const vapid = { subject: 'mailto:ops@example.com', ...vapidKeys };
 
