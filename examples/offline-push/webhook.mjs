@@ -1,4 +1,8 @@
 import { createHmac } from 'node:crypto';
+import { Refused } from './persist.mjs';
+
+// Of the receiver, not of the message: it is tried again, as Stentor's own webhooks are (docs/webhooks.md).
+const AWAY = [401, 403, 404, 405, 407, 408, 410, 421, 425, 429];
 
 /** Posts messages, signed as Stentor signs its own webhooks (docs/webhooks.md). */
 export class Webhook {
@@ -30,7 +34,9 @@ export class Webhook {
     });
     await answer.arrayBuffer();
     if (!answer.ok) {
-      throw new Error(`the webhook answered ${answer.status}`);
+      const { status } = answer;
+      const isRefused = status >= 400 && status < 500 && !AWAY.includes(status);
+      throw new (isRefused ? Refused : Error)(`the webhook answered ${status}`);
     }
     return 1;
   }

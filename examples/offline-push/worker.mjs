@@ -8,6 +8,7 @@
 // Environment: AMQP_URL (default amqp://guest:guest@127.0.0.1:5672/%2F), OFFLINE_EXCHANGE (offline),
 // OFFLINE_QUEUE (offline-push).
 import { connect } from 'amqplib';
+import { Refused, persist } from './persist.mjs';
 import { Recent } from './recent.mjs';
 import { Webhook } from './webhook.mjs';
 
@@ -18,7 +19,6 @@ const {
   WEBHOOK_URL,
   WEBHOOK_SECRET,
 } = process.env;
-const ATTEMPTS = 5;
 
 const way = WEBHOOK_URL
   ? new Webhook(WEBHOOK_URL, WEBHOOK_SECRET)
@@ -36,7 +36,7 @@ await channel.consume(OFFLINE_QUEUE, async (delivery) => {
   if (delivery === null) {
     fail(new Error('RabbitMQ cancelled the consumer'));
   }
-  const { headers, messageId } = delivery.properties;
+  const { headers = {}, messageId } = delivery.properties;
   const message = {
     id: messageId,
     user: headers['x-offline-user'],
@@ -48,11 +48,13 @@ await channel.consume(OFFLINE_QUEUE, async (delivery) => {
     await push(message);
     channel.ack(delivery);
   } catch (error) {
-    console.log(`given up: ${message.user}: ${error.message}`);
-    // To a dead-letter exchange, if the queue has one.
-    channel.nack(delivery, false, false);
+    const isRefused = error instanceof Refused;
+    console.log(`${isRefused ? 'given up' : 'back to the queue'}: ${message.user} ${message.id}: ${error.message}`);
+    // Given up: to a dead-letter exchange, if the queue has one. All else comes again, at once.
+    channel.nack(delivery, false, !isRefused);
   }
 });
+channel.on('error', fail);
 connection.on('error', fail);
 connection.on('close', () => fail(new Error('the connection is closed')));
 console.log('waiting for messages');
@@ -62,19 +64,9 @@ async function push(message) {
     console.log(`again: ${message.user} ${message.id}`);
     return;
   }
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      const count = await way.push(message);
-      console.log(`pushed: ${message.user} ${message.body} (${count})`);
-      break;
-    } catch (error) {
-      if (attempt >= ATTEMPTS) {
-        throw error;
-      }
-      console.log(`again soon: ${message.user}: ${error.message}`);
-      await new Promise((done) => setTimeout(done, 2 ** attempt * 100));
-    }
-  }
+  const onfailure = (error) => console.log(`again soon: ${message.user}: ${error.message}`);
+  const count = await persist(() => way.push(message), onfailure);
+  console.log(`pushed: ${message.user} ${message.body} (${count})`);
   if (message.id) {
     recent.add(`${message.user} ${message.id}`);
   }

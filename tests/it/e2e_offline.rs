@@ -445,7 +445,7 @@ async fn the_example_posts_each_message_once_and_signed() {
         .ready()
         .await;
     let folder = tempfile::TempDir::with_prefix("stentor-worker-").unwrap();
-    for file in ["worker.mjs", "webhook.mjs", "recent.mjs"] {
+    for file in ["worker.mjs", "webhook.mjs", "persist.mjs", "recent.mjs"] {
         let example = tests_dir()
             .with_file_name("examples/offline-push")
             .join(file);

@@ -1,8 +1,8 @@
 // The worker's parts of examples/offline-push, against a stub of an application and of a push service.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { createECDH, createHmac, createPublicKey, randomBytes, verify } from 'node:crypto';
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { createRequire } from 'node:module';
@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
 
 const require = createRequire(import.meta.url);
 const ece = require('http_ece');
@@ -21,6 +22,7 @@ cpSync(fileURLToPath(new URL('../../examples/offline-push', import.meta.url)), f
 symlinkSync(fileURLToPath(new URL('node_modules', import.meta.url)), join(folder, 'node_modules'));
 const load = (file) => import(pathToFileURL(join(folder, file)));
 const { Devices } = await load('devices.mjs');
+const { Refused, persist } = await load('persist.mjs');
 const { Recent } = await load('recent.mjs');
 const { Webhook } = await load('webhook.mjs');
 const { WebPush } = await load('web-push.mjs');
@@ -58,6 +60,79 @@ test('a webhook is signed', async () => {
   status = 503;
   await assert.rejects(webhook.push({}), /answered 503/);
   assert.throws(() => new Webhook('http://127.0.0.1/', ''), /WEBHOOK_SECRET/);
+});
+
+test('a receiver that is away for minutes gets the message when it is back', async () => {
+  let status = 503;
+  const { got, port } = await serve(http.createServer, () => status);
+  const webhook = new Webhook(`http://127.0.0.1:${port}/push`, 'secret');
+  const pauses = [];
+  // Nobody waits: the time is that of the pauses.
+  const pausing = async (pause) => {
+    pauses.push(pause);
+    if (pauses.length === 15) {
+      status = 200;
+    }
+  };
+  assert.equal(await persist(() => webhook.push({ user: 'alice' }), () => {}, pausing), 1);
+  assert.equal(got.length, 16);
+  assert.deepEqual(pauses.slice(0, 3), [200, 400, 800]);
+  assert.deepEqual([pauses.at(-1), Math.max(...pauses)], [60_000, 60_000]);
+});
+
+test('no message is kept for as long as RabbitMQ would close the channel over it', async () => {
+  let time = 0;
+  const away = async () => {
+    time += 5_000; // the longest that an attempt takes
+    throw new Error('away');
+  };
+  const failed = persist(away, () => {}, async (pause) => { time += pause; });
+  await assert.rejects(failed, (error) => !(error instanceof Refused));
+  assert.ok(time > 10 * 60_000 && time < 15 * 60_000, `${time}`);
+});
+
+test('an answer about the message is for good, one about the receiver is not', async () => {
+  let status;
+  const { got, port } = await serve(http.createServer, () => status);
+  const webhook = new Webhook(`http://127.0.0.1:${port}/push`, 'secret');
+  for (status of [400, 413, 422]) {
+    await assert.rejects(persist(() => webhook.push({}), assert.fail), Refused);
+  }
+  assert.equal(got.length, 3);
+  for (status of [401, 404, 429, 500, 503]) {
+    await assert.rejects(webhook.push({}), (error) => !(error instanceof Refused));
+  }
+});
+
+test('the worker drops a message for an answer about it, and for nothing else', async () => {
+  const answers = { m1: [413], m2: [503, 200], m3: [200] };
+  const { port } = await serve(http.createServer, ({ body }) => answers[JSON.parse(body).id].shift());
+  const place = mkdtempSync(join(tmpdir(), 'stentor-offline-worker-'));
+  after(() => rmSync(place, { recursive: true }));
+  for (const file of ['worker.mjs', 'webhook.mjs', 'persist.mjs', 'recent.mjs', 'package.json']) {
+    cpSync(join(folder, file), join(place, file));
+  }
+  mkdirSync(join(place, 'node_modules/amqplib'), { recursive: true });
+  // RabbitMQ gives three messages, the last one without any header, and prints what becomes of each.
+  writeFileSync(join(place, 'node_modules/amqplib/index.js'), `
+    const said = [];
+    const note = (text) => said.push(text) === 3 && (console.log('said ' + said.sort().join(', ')), process.exit());
+    const channel = {
+      ack: ({ properties }) => note(properties.messageId + ' ack'),
+      nack: ({ properties }, all, again) => note(properties.messageId + ' nack ' + again),
+      async consume(queue, take) {
+        for (const id of ['m1', 'm2', 'm3']) {
+          const headers = id === 'm3' ? undefined : { 'x-offline-user': 'alice' };
+          take({ properties: { messageId: id, headers }, content: Buffer.from('hello') });
+        }
+      },
+      on() {}, async assertExchange() {}, async assertQueue() {}, async bindQueue() {}, async prefetch() {},
+    };
+    exports.connect = async () => ({ on() {}, createChannel: async () => channel });`);
+  const env = { ...process.env, WEBHOOK_URL: `http://127.0.0.1:${port}/`, WEBHOOK_SECRET: 'secret' };
+  const { stdout } = await promisify(execFile)('node', ['worker.mjs'], { cwd: place, env });
+  assert.match(stdout, /^given up: alice m1: the webhook answered 413$/m);
+  assert.match(stdout, /^said m1 nack false, m2 ack, m3 ack$/m);
 });
 
 test('the last texts are remembered', () => {
@@ -158,4 +233,22 @@ test('every device gets a message once, and those that are gone are forgotten', 
     assert.deepEqual(JSON.parse(browsers[one.path].decrypt(one.body)), message);
   }
   assert.equal(await webPush.push({ ...message, user: 'nobody' }), 0);
+});
+
+test('a device for which a message is wrong keeps it from no other, and does not have it tried again', async () => {
+  const answers = { '/phone': 413, '/tablet': 503 };
+  const { got, port } = await serve((handler) => https.createServer(tls, handler), ({ path }) => answers[path]);
+  const devices = await Devices.read(join(folder, 'wrong.json'));
+  for (const path of Object.keys(answers)) {
+    await devices.register('alice', path.slice(1), browser(`https://127.0.0.1:${port}${path}`).subscription);
+  }
+  const webPush = new WebPush(devices, vapid);
+  const message = { id: 'm1', user: 'alice', body: 'hello' };
+  // The tablet may have it later.
+  await assert.rejects(webPush.push(message), (error) => !(error instanceof Refused) && /tablet answered 503/.test(error.message));
+  answers['/tablet'] = 201;
+  await assert.rejects(webPush.push(message), (error) => error instanceof Refused && /phone answered 413/.test(error.message));
+  assert.equal(got.filter(({ path }) => path === '/tablet').length, 2);
+  await devices.register('bob', 'phone', { endpoint: 'https://127.0.0.1:1/', keys: { p256dh: 'short', auth: 'short' } });
+  await assert.rejects(webPush.push({ ...message, user: 'bob' }), Refused);
 });
