@@ -122,6 +122,16 @@ holds 'an upgrade asks nothing and keeps the edited configuration' grep -q 'embe
 holds 'the new version is there' grep -q '^Version: 0.0.1-2' <(dpkg-query -s stentor)
 holds 'the configuration'"'"'s owner and mode are kept' owner_is "$configuration" 'root:stentor 640'
 holds 'the old program still serves' is_ready
+cp "$configuration" "$work/sound"
+# Its keys count only where systemd runs.
+echo 'STENTOR__BROKER__URL=embedded:' >/etc/stentor/environment
+echo 'colour = 3' >>"$configuration"
+upgrades() { dpkg -i "$new" >"$work/upgraded" 2>&1; }
+holds 'a version that does not take the configuration is installed all the same' upgrades
+holds 'it says so' grep -q 'not restarted' "$work/upgraded"
+holds 'and the old program still serves' is_ready
+rm /etc/stentor/environment
+cp "$work/sound" "$configuration"
 holds 'it ends with 0 at SIGTERM' stop
 start
 holds 'the new one serves' is_ready

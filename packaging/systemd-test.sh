@@ -146,8 +146,19 @@ begun=$SECONDS
 inside systemctl stop stentor
 holds "a stop is in time ($((SECONDS - begun)) s)" test $((SECONDS - begun)) -lt 30
 holds 'and clean' is Result success
+# A key stands where only systemd reads it.
+sed -i '/^url = /d' "$configuration"
+echo 'STENTOR__BROKER__URL=embedded:' >"$root/etc/stentor/environment"
+chmod 600 "$root/etc/stentor/environment"
+cp "$configuration" "$work/sound"
 inside systemctl start stentor
 pid=$(property MainPID)
+echo 'colour = 3' >>"$configuration"
+inside dpkg -i /root/new.deb >"$work/upgraded" 2>&1
+holds 'an upgrade that does not take the configuration leaves the process alone' is MainPID "$pid"
+holds 'which serves' inside curl -fsS -o /dev/null http://127.0.0.1:15680/readyz
+holds 'and says so' grep -q 'not restarted' "$work/upgraded"
+cp "$work/sound" "$configuration"
 inside dpkg -i /root/new.deb >/dev/null 2>&1
 holds 'an upgrade restarts it' within 30 is_another "$pid"
 holds 'into a running one' within 30 is SubState running

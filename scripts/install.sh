@@ -6,7 +6,7 @@ set -eu
 
 # Where releases are; the release workflow writes it here.
 RELEASES='@RELEASES@'
-# The version that this script came with, or `latest`.
+# The version that this script came with; the workflow writes it here, too.
 VERSION='@VERSION@'
 
 usage() {
