@@ -73,11 +73,11 @@ gateway() {
 gateway stentor1 "$http1" "$stomp1" "$admin1"
 gateway stentor2 "$http2" "$stomp2" "$admin2"
 # As the image's HEALTHCHECK does it, which finds the port in the gateway's own variable.
-healthy() { STENTOR__LISTEN__ADMIN=0.0.0.0:$1 "$bin/stentor" ctl ready; }
-until_true 30 'stentor1 is healthy by stentor ctl ready' healthy "$admin1"
-until_true 30 'stentor2 is healthy by stentor ctl ready' healthy "$admin2"
-if healthy "$epmd" >/dev/null 2>&1; then echo 'FAILED: ctl ready says 0 for another server' >&2 && exit 1; fi
-ok 'stentor ctl ready fails at a server that is no gateway'
+healthy() { STENTOR__LISTEN__ADMIN=0.0.0.0:$1 "$bin/stentor" ctl alive; }
+until_true 30 'stentor1 is healthy by stentor ctl alive' healthy "$admin1"
+until_true 30 'stentor2 is healthy by stentor ctl alive' healthy "$admin2"
+if healthy "$epmd" >/dev/null 2>&1; then echo 'FAILED: ctl alive says 0 for another server' >&2 && exit 1; fi
+ok 'stentor ctl alive fails at a server that is no gateway'
 
 sed -e "s/stentor1:15674 check port 15680/127.0.0.1:$http1 check port $admin1/" \
     -e "s/stentor2:15674 check port 15680/127.0.0.1:$http2 check port $admin2/" \

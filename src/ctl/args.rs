@@ -121,6 +121,9 @@ pub enum ContextTask {
 /// A task of `stentor ctl`.
 #[derive(Subcommand, Clone)]
 pub enum Task {
+    /// Say whether the process answers, whatever RabbitMQ and the hook do: exit code 0 if so, 3 if
+    /// not. For health checks that restart. Needs no token.
+    Alive,
     /// Say whether the node takes clients: exit code 0 if so, 1 if not. Needs no token.
     Ready,
     /// Have the gateway read its configuration again: all of it is put in force, or nothing.
@@ -337,6 +340,7 @@ impl Task {
                 | Self::Rooms { .. }
                 | Self::Bans { .. }
                 | Self::Config { .. }
+                | Self::Alive
                 | Self::Ready
         )
     }

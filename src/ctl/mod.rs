@@ -30,7 +30,7 @@ use self::{
     show::Show,
 };
 use crate::api::{
-    self, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
+    self, Alive, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
     Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
     Overview, PublishRequest, Published, Ready, Refusals, Room, Rooms, RoomsRequest, Session,
     Sessions, UnsubscribeRequest, User, Users, UsersRequest, Webhooks,
@@ -356,6 +356,7 @@ impl Asking {
                 .await
             }
             Task::Publish(message) => self.publish(message).await,
+            Task::Alive => self.get("/healthz", Self::show::<Alive>).await,
             Task::Ready => return self.ready().await,
             Task::Reload => {
                 self.post(

@@ -4,9 +4,9 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 use crate::{
     api::{
-        Ban, BanOutcome, Bans, Configuration, Counts, Difference, Group, KeyChange, KeyFailure,
-        Node, Nodes, Outcome, Published, Reach, Ready, Room, Rooms, Session, Sessions, Status,
-        User, Users,
+        Alive, Ban, BanOutcome, Bans, Configuration, Counts, Difference, Group, KeyChange,
+        KeyFailure, Node, Nodes, Outcome, Published, Reach, Ready, Room, Rooms, Session, Sessions,
+        Status, User, Users,
     },
     units::show_size,
 };
@@ -364,6 +364,12 @@ impl Show for Published {
             1 => "1 message published\n".to_owned(),
             many => format!("{many} messages published\n"),
         }
+    }
+}
+
+impl Show for Alive {
+    fn show(&self) -> String {
+        facts(&[("status", self.status.clone())])
     }
 }
 

@@ -714,9 +714,9 @@ async fn the_audit_tells_who_did_what() {
     }
 }
 
-/// For a container's health check: no token, and an exit code.
+/// For health checks: no token, and an exit code. One that restarts asks whether the node is alive.
 #[tokio::test]
-async fn a_shell_asks_whether_the_node_is_ready() {
+async fn a_shell_asks_whether_the_node_is_alive_and_ready() {
     let hook = Hook::start().await;
     let gateway = gateway(&hook).await;
     let ready = ctl(&gateway, "", &["ready"]);
@@ -726,7 +726,7 @@ async fn a_shell_asks_whether_the_node_is_ready() {
     let admin = gateway.addresses().admin.clone().unwrap();
     let port = admin.rsplit_once(':').unwrap().1;
     let found = std::process::Command::new(env!("CARGO_BIN_EXE_stentor"))
-        .args(["ctl", "ready"])
+        .args(["ctl", "alive"])
         .env_clear()
         .env("STENTOR__LISTEN__ADMIN", format!("0.0.0.0:{port}"))
         .output()
@@ -740,8 +740,14 @@ async fn a_shell_asks_whether_the_node_is_ready() {
     assert_eq!(not_ready.code, Some(1), "{not_ready:?}");
     assert!(not_ready.out.contains("broker"), "{}", not_ready.out);
     assert_eq!(not_ready.err, "the node is not ready\n");
+    // A RabbitMQ that is away restarts no node.
+    let alive = ctl(&away, "", &["alive"]);
+    assert_eq!((alive.code, &*alive.err), (Some(0), ""), "{alive:?}");
+    assert!(alive.out.contains("ok"), "{}", alive.out);
     away.kill().await;
-    assert_eq!(ctl(&away, "", &["ready"]).code, Some(3));
+    for task in ["alive", "ready"] {
+        assert_eq!(ctl(&away, "", &[task]).code, Some(3), "{task}");
+    }
 }
 
 #[tokio::test]
