@@ -26,7 +26,7 @@ const SVG: &str = "image/svg+xml";
 
 /// Files, each with its path, its type, and its content.
 #[rustfmt::skip] // a line each
-const FILES: [(&str, &str, &str); 22] = [
+const FILES: [(&str, &str, &str); 23] = [
     ("/", HTML, include_str!("index.html")),
     ("/page/favicon.svg", SVG, include_str!("favicon.svg")),
     ("/page/style.css", CSS, include_str!("style.css")),
@@ -38,6 +38,7 @@ const FILES: [(&str, &str, &str); 22] = [
     ("/page/dialog.js", SCRIPT, include_str!("dialog.js")),
     ("/page/dom.js", SCRIPT, include_str!("dom.js")),
     ("/page/format.js", SCRIPT, include_str!("format.js")),
+    ("/page/repeat.js", SCRIPT, include_str!("repeat.js")),
     ("/page/series.js", SCRIPT, include_str!("series.js")),
     ("/page/watch.js", SCRIPT, include_str!("watch.js")),
     ("/page/views/bans.js", SCRIPT, include_str!("views/bans.js")),

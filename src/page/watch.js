@@ -1,6 +1,7 @@
 // Looks at all nodes again and again, while somebody looks at the page.
 
 import { alarms } from './alarms.js';
+import { whileSeen } from './repeat.js';
 import { Series, bucketsBetween, deliveryHistogram, quantile, speedOfAll, sum } from './series.js';
 
 const EVERY = 2_000; // milliseconds
@@ -18,46 +19,40 @@ export class Watch {
     ['sessions', 'delivered', 'published', 'sent', 'received', 'p50', 'p99', 'hook', 'memory', 'cpu'].map((name) => [name, new Series()]),
   );
   #api;
-  #timer;
+  #end = () => {};
   #isOn = false;
   #looks = []; // the nodes of the last looks
 
   constructor(api) {
     this.#api = api;
-    document.addEventListener('visibilitychange', () => this.#isOn && !document.hidden && this.#next(0));
   }
 
   start() {
     this.#isOn = true;
-    this.#next(0);
+    this.#end = whileSeen(() => this.#look());
   }
 
   stop() {
     this.#isOn = false;
-    clearTimeout(this.#timer);
+    this.#end();
     [this.overview, this.before, this.error] = [null, null, null];
     this.#looks = [];
     for (const series of Object.values(this.series)) series.points = [];
   }
 
-  #next(pause) {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#look(), pause);
-  }
-
+  /** Resolves to the pause until the next look. */
   async #look() {
-    if (!this.#isOn || document.hidden) return;
     try {
       const overview = await this.#api.get('/api/v1/overview');
-      if (!this.#isOn) return;
+      if (!this.#isOn) return undefined;
       [this.before, this.overview, this.error] = [this.overview, overview, null];
       this.#note();
     } catch (error) {
-      if (!this.#isOn) return;
+      if (!this.#isOn) return undefined;
       this.error = error;
     }
     this.onlook();
-    this.#next(this.error ? AFTER_ERROR : EVERY);
+    return this.error ? AFTER_ERROR : EVERY;
   }
 
   #note() {

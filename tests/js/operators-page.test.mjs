@@ -1,4 +1,5 @@
-// The pure parts of the operator's page: rates, quantiles, alarms, charts, and numbers for people.
+// The pure parts of the operator's page: rates, quantiles, alarms, charts, and numbers for people; and what
+// it asks while nobody looks, in a document that shows nothing.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
@@ -98,4 +99,126 @@ test('a broker that is away is not taken for one inside the program', () => {
   assert.deepEqual(linksOf([inside]), ['–', 'embedded broker']);
   assert.deepEqual(linksOf([linked, linked, away]), ['8', '2 addresses']);
   assert.deepEqual(linksOf([away]), ['0', 'no broker']);
+});
+
+/** A document without layout, in which elements can be made. `hide` has the tab hidden, or seen again. */
+function pretend(context) {
+  class Element extends EventTarget {
+    isConnected = true;
+    value = '';
+    append() {}
+    contains() { return false; }
+    querySelectorAll() { return []; }
+    remove() { this.isConnected = false; }
+    replaceChildren() {}
+    setAttribute() {}
+    showModal() {}
+    close() { this.dispatchEvent(new Event('close')); }
+  }
+  const made = [];
+  const document = Object.assign(new EventTarget(), {
+    hidden: false,
+    body: new Element(),
+    createElement: (tag) => made[made.push(Object.assign(new Element(), { tag })) - 1],
+  });
+  Object.assign(globalThis, { document, getSelection: () => null });
+  context.after(() => { delete globalThis.document; delete globalThis.getSelection; });
+  context.mock.timers.enable({ apis: ['setTimeout'] });
+  return {
+    last: (tag) => made.findLast((element) => element.tag === tag),
+    hide: async (isHidden) => {
+      document.hidden = isHidden;
+      document.dispatchEvent(new Event('visibilitychange'));
+      await settled();
+    },
+    /** Seconds go by, one at a time. */
+    pass: async (seconds) => {
+      for (let second = 0; second < seconds; second += 1) {
+        context.mock.timers.tick(1_000);
+        await settled();
+      }
+    },
+    root: new Element(),
+  };
+}
+
+const settled = () => new Promise(setImmediate);
+
+/** An API that counts what it is asked. */
+function counting(answers) {
+  const asked = [];
+  const get = async (path) => {
+    asked.push(path);
+    return answers(path);
+  };
+  return { asked, get, may: () => false, serves: async () => false };
+}
+
+test('a hidden tab does not ask for refusals, and asks at once when it is seen', async (context) => {
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/refusals.js`);
+  const api = counting(() => ({ nodes: [] }));
+  const { leave } = show({ api, root: tab.root, query: {} });
+  await tab.pass(11);
+  assert.equal(api.asked.length, 3);
+  await tab.hide(true);
+  await tab.pass(60);
+  assert.equal(api.asked.length, 3);
+  await tab.hide(false);
+  assert.equal(api.asked.length, 4);
+  leave();
+  await tab.hide(false);
+  await tab.pass(60);
+  assert.equal(api.asked.length, 4);
+});
+
+test('the panel of a session asks while it is open, seen, and of a session that is there', async (context) => {
+  const tab = pretend(context);
+  const { showSession } = await import(`${page}/views/session.js`);
+  const details = { subscriptions: [] };
+  let isThere = true;
+  const api = counting(() => {
+    if (isThere) return details;
+    throw Object.assign(new Error('gone'), { status: 404 });
+  });
+  const looks = () => api.asked.filter((path) => path.endsWith('/details')).length;
+  const open = () => showSession({ api, id: 'one', onclose: () => {} });
+  open();
+  await tab.pass(5);
+  assert.equal(looks(), 3);
+  await tab.hide(true);
+  await tab.pass(60);
+  assert.equal(looks(), 3);
+  await tab.hide(false);
+  assert.equal(looks(), 4);
+  isThere = false;
+  await tab.pass(60);
+  assert.equal(looks(), 5);
+  await tab.hide(false);
+  assert.equal(looks(), 5);
+  isThere = true;
+  open();
+  await tab.pass(3);
+  assert.equal(looks(), 7);
+  tab.last('dialog').close();
+  await tab.pass(60);
+  assert.equal(looks(), 7);
+});
+
+test('the watch looks at the nodes while it is on and seen', async (context) => {
+  const tab = pretend(context);
+  const { Watch } = await import(`${page}/watch.js`);
+  const api = counting(() => ({ nodes: [] }));
+  const watch = new Watch(api);
+  watch.start();
+  await tab.pass(5);
+  assert.equal(api.asked.length, 3);
+  await tab.hide(true);
+  await tab.pass(60);
+  await tab.hide(false);
+  await tab.pass(1);
+  assert.equal(api.asked.length, 4);
+  watch.stop();
+  await tab.pass(60);
+  assert.equal(api.asked.length, 4);
 });

@@ -2,11 +2,12 @@
 
 import { h, pill, redraw, table } from '../dom.js';
 import { count, moment } from '../format.js';
+import { whileSeen } from '../repeat.js';
 
 export const title = 'Refusals';
 export const scope = 'read';
 
-const EVERY = 5_000;
+const EVERY = 5_000; // milliseconds
 
 /** What a metric counts, in words. */
 const KINDS = {
@@ -25,7 +26,7 @@ export function show({ api, root, query }) {
   const filter = h('input', { type: 'search', placeholder: 'user, address or reason', value: query.search ?? '', 'aria-label': 'Filter the last refusals', autocomplete: 'off', spellcheck: 'false', oninput: () => draw() });
   const latest = h('div', {});
   const reasons = h('div', {});
-  let answer, timer;
+  let answer;
   root.append(h('h1', {}, title),
     h('section', { class: 'block' }, h('h2', {}, 'By reason'), reasons),
     h('h2', {}, 'The last ones'),
@@ -40,7 +41,7 @@ export function show({ api, root, query }) {
     } catch (error) {
       if (!answer) latest.replaceChildren(h('p', { class: 'empty' }, error.message));
     }
-    if (root.isConnected) timer = setTimeout(load, EVERY);
+    return EVERY;
   }
 
   function draw() {
@@ -65,6 +66,5 @@ export function show({ api, root, query }) {
     redraw(reasons, table('Refusals by reason', [{ name: 'What' }, { name: 'Reason', long: true }, { name: 'How often', number: true }], rows, 'No refusal was counted.'));
   }
 
-  load();
-  return { leave: () => clearTimeout(timer) };
+  return { leave: whileSeen(load) };
 }

@@ -4,6 +4,7 @@ import { ask, reasonInput, tell } from '../dialog.js';
 import { check, command, facts, field, h, redraw, status, table } from '../dom.js';
 import { path } from '../api.js';
 import { bytes, count, duration, moment, plural } from '../format.js';
+import { whileSeen } from '../repeat.js';
 
 const EVERY = 2_000; // milliseconds
 
@@ -17,13 +18,13 @@ export function showSession({ api, id, kick, ban, onclose }) {
   const dialog = h('dialog', {
     class: 'side-panel', 'aria-labelledby': 'session-title',
     onclose: () => {
-      clearTimeout(timer);
+      end();
       dialog.remove();
       onclose(hasActed);
     },
   }, h('div', { class: 'panel-head' }, title, h('button', { type: 'button', class: 'quiet', onclick: () => dialog.close() }, 'Close')),
   error, who, now, actions);
-  let timer, hasActed = false;
+  let end, hasActed = false;
 
   async function about() {
     try {
@@ -59,16 +60,17 @@ export function showSession({ api, id, kick, ban, onclose }) {
     ].filter(Boolean);
   }
 
+  /** Resolves to the pause until the next look; to nothing once the session has ended. */
   async function look() {
     try {
       const details = await api.get(path('sessions', id, 'details'));
       error.hidden = true;
       redraw(now, ...detailsOf(details));
     } catch (problem) {
-      if (problem.status === 404) return fail(new Error('The session has ended.'));
-      fail(problem);
+      fail(problem.status === 404 ? new Error('The session has ended.') : problem);
+      if (problem.status === 404) return undefined;
     }
-    if (dialog.isConnected) timer = setTimeout(look, EVERY);
+    return EVERY;
   }
 
   function fail(problem) {
@@ -79,7 +81,7 @@ export function showSession({ api, id, kick, ban, onclose }) {
   document.body.append(dialog);
   dialog.showModal();
   about();
-  look();
+  end = whileSeen(look);
 }
 
 function detailsOf(details) {
