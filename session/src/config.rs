@@ -37,7 +37,7 @@ pub struct Config {
     pub max_transactions: usize,
     /// Frames in one transaction.
     pub max_transaction_frames: usize,
-    /// Bytes (headers and bodies) in all open transactions together.
+    /// Bytes in all open transactions together, as [`crate::gathered_bytes`] counts them.
     pub max_transaction_bytes: usize,
     /// Operations begun and not done, and receipts that wait for them; at this number
     /// [`crate::Session::wants_frame`] is false. 0 means 1.

@@ -103,3 +103,4 @@ pub use delivery::{Delivered, Delivery};
 pub use problem::{Problem, Reconnect};
 pub use session::Session;
 pub use subscriptions::OpenSubscription;
+pub use transactions::{gathered_bytes, held_bytes};

@@ -1,6 +1,32 @@
 //! What clients gather between BEGIN and COMMIT (STOMP 1.2, "BEGIN"), bounded.
 
+use stomp_grammar::Frame;
+
 use crate::{Config, Problem, Publish, SubscriptionId, Verdict};
+
+/// A frame holds more than its bytes: this much for each of its headers.
+const HEADER: usize = 8;
+/// And about this much for itself, as long as it is in a transaction.
+const FRAME: usize = 256;
+
+/// Bytes that a frame holds in memory, by its headers and its body.
+#[must_use]
+pub fn held_bytes(frame: &Frame) -> usize {
+    let headers = frame.headers.iter().map(|(name, value)| {
+        HEADER
+            .saturating_add(name.len())
+            .saturating_add(value.len())
+    });
+    headers.fold(frame.body.len(), usize::saturating_add)
+}
+
+/// Bytes that a frame holds in a transaction, and counts towards
+/// [`Config::max_transaction_bytes`]. Whoever bounds the memory of transactions must not count more,
+/// or one within that limit could be too large to be committed.
+#[must_use]
+pub fn gathered_bytes(frame: &Frame) -> usize {
+    held_bytes(frame).saturating_add(FRAME)
+}
 
 /// One frame of a transaction.
 #[derive(Debug)]
@@ -30,6 +56,8 @@ struct Open {
 struct Transaction {
     id: Box<str>,
     bytes: usize,
+    /// Those of ACK and NACK among them.
+    acknowledging: usize,
     steps: Vec<Step>,
 }
 
@@ -47,6 +75,7 @@ impl Transactions {
         let transaction = Transaction {
             id: id.into(),
             bytes: 0,
+            acknowledging: 0,
             steps: Vec::new(),
         };
         self.0.get_or_insert_default().list.push(transaction);
@@ -88,6 +117,9 @@ impl Transactions {
         }
         open.bytes = total;
         transaction.bytes = transaction.bytes.saturating_add(bytes);
+        if matches!(step, Step::Settle { .. }) {
+            transaction.acknowledging = transaction.acknowledging.saturating_add(bytes);
+        }
         transaction.steps.push(step);
         Ok(())
     }
@@ -112,6 +144,14 @@ impl Transactions {
     /// Bytes of all frames.
     pub(crate) fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |open| open.bytes)
+    }
+
+    /// Bytes of ACK and NACK frames among them.
+    pub(crate) fn acknowledging(&self) -> usize {
+        let list = self.0.iter().flat_map(|open| &open.list);
+        list.fold(0, |sum, transaction| {
+            sum.saturating_add(transaction.acknowledging)
+        })
     }
 
     /// Aborts all.

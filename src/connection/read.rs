@@ -147,7 +147,7 @@ impl Reader {
                     self.messages = self.messages.wrapping_add(1);
                 }
                 session.handle_frame(now, frame);
-                self.aside().uploads.gather(session.gathered());
+                self.aside().uploads.gather(session);
                 let counted = self.aside().pacing.count_frame(command, context);
                 if let Err(problem) = counted {
                     session.handle_problem(now, problem);

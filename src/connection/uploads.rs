@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use stomp_grammar::{Command, Frame};
+use stomp_session::{Session, gathered_bytes, held_bytes};
 use tokio::time::Instant;
 
 use super::{
@@ -24,10 +25,6 @@ use crate::{
 /// is bound enough; but not in transactions, which may have thousands of them, and for as long as
 /// the client likes. There all count as soon as they are more than [`FREE`].
 const COUNTED: usize = 4 * 1024;
-/// A frame holds more than its bytes: this much for each of its headers.
-const HEADER: usize = 8;
-/// And about this much for itself, as long as it is in a transaction.
-const FRAME: usize = 256;
 
 /// The claims of a connection that are not in bodies. Most connections never make one.
 #[derive(Default)]
@@ -39,9 +36,13 @@ struct State {
     reading: Option<Claim>,
     /// The claim of frames without a body, until all operations of the client are done.
     heads: Option<Claim>,
+    /// The claim of ACK and NACK frames in transactions.
+    acknowledgements: Option<Claim>,
     ticket: Ticket,
-    /// What the account knows of the bytes in transactions.
+    /// Bytes in transactions.
     gathered: usize,
+    /// What the account knows of them.
+    told: usize,
     /// Since when a claim waits, or its frame is being read.
     since: Instant,
 }
@@ -82,11 +83,11 @@ impl Uploads {
             0
         };
         let waited = state.ticket.waits();
+        // Nobody but the client can give back what its transactions hold, by a frame that is still to
+        // be read.
+        let own = claimed.saturating_add(state.gathered);
         let ticket = &mut state.ticket;
-        let claim = match missing {
-            0 => state.account.poll_claim(0, ticket, task),
-            missing => state.account.poll_more(claimed, missing, ticket, task),
-        };
+        let claim = state.account.poll_more(own, missing, ticket, task);
         if let Poll::Ready(claim) = claim {
             state.since = Instant::now();
             match &mut state.reading {
@@ -142,19 +143,13 @@ impl Uploads {
         if !body.is_empty() && body.len() < whole / 2 {
             *body = Bytes::copy_from_slice(body);
         }
-        let headers = frame.headers.iter();
-        let headers = headers.map(|(name, value)| {
-            HEADER
-                .saturating_add(name.len())
-                .saturating_add(value.len())
-        });
-        let mut size = headers.fold(body.len(), usize::saturating_add);
+        let mut size = held_bytes(frame);
         // Almost no client has so much in transactions.
         let is_gathered = gathered.saturating_add(size) > FREE
-            && frame.command == Command::Send
+            && matches!(frame.command, Command::Send | Command::Ack | Command::Nack)
             && frame.headers.get("transaction").is_some();
         if is_gathered {
-            size = size.saturating_add(FRAME);
+            size = gathered_bytes(frame);
         } else if size < COUNTED {
             return;
         }
@@ -171,24 +166,40 @@ impl Uploads {
             None => state.account.claim(size),
         };
         if frame.command.has_body() {
-            *body = claim.around(std::mem::take(body));
-        } else {
-            match &mut state.heads {
-                Some(heads) => heads.join(claim),
-                none => *none = Some(claim),
-            }
+            frame.body = claim.around(std::mem::take(&mut frame.body));
+            return;
+        }
+        let claims = match is_gathered {
+            true => &mut state.acknowledgements,
+            false => &mut state.heads,
+        };
+        match claims {
+            Some(claims) => claims.join(claim),
+            none => *none = Some(claim),
         }
     }
 
-    /// The client has so many bytes in open transactions now. The account hears of it in steps.
-    pub(super) fn gather(&mut self, bytes: usize) {
+    /// The session has taken a frame, and so has other open transactions than before, perhaps. The
+    /// account hears of their bytes in steps.
+    pub(super) fn gather(&mut self, session: &Session) {
         let Some(state) = &mut self.0 else {
             return;
         };
-        let gathered = bytes.saturating_sub(bytes % WORTH_SHEDDING);
-        if gathered != state.gathered {
-            state.gathered = gathered;
-            state.account.gather(gathered);
+        state.gathered = session.gathered();
+        let told = state
+            .gathered
+            .saturating_sub(state.gathered % WORTH_SHEDDING);
+        if told != state.told {
+            state.told = told;
+            state.account.gather(told);
+        }
+        if let Some(claim) = &mut state.acknowledgements {
+            // Some were ignored, or their transaction has ended.
+            let left = session.gathered_acknowledgements();
+            drop(claim.split(claim.bytes().saturating_sub(left)));
+            if left == 0 {
+                state.acknowledgements = None;
+            }
         }
     }
 
@@ -198,8 +209,10 @@ impl Uploads {
                 account: context.account()?,
                 reading: None,
                 heads: None,
+                acknowledgements: None,
                 ticket: Ticket::default(),
                 gathered: 0,
+                told: 0,
                 since: Instant::now(),
             }));
         }
@@ -209,7 +222,7 @@ impl Uploads {
 
 impl Drop for State {
     fn drop(&mut self) {
-        if self.gathered > 0 {
+        if self.told > 0 {
             self.account.gather(0);
         }
     }

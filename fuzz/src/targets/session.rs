@@ -59,7 +59,7 @@ fn config() -> Config {
         max_subscriptions: MOST,
         max_transactions: 2,
         max_transaction_frames: 3,
-        max_transaction_bytes: 200,
+        max_transaction_bytes: 1_200,
         max_pending: MOST,
         nack_requeue: true,
         soft_deny: false,

@@ -9,7 +9,7 @@ use crate::{
     frames::{MessageId, Named},
     redelivery::Plan,
     subscriptions::{Ended, Name, RESERVED, Settled},
-    transactions::Step,
+    transactions::{Step, gathered_bytes},
 };
 
 impl Session {
@@ -82,7 +82,7 @@ impl Session {
             return Err(Problem::UnknownTransaction(id.into()));
         }
         let id: Box<str> = id.into();
-        let bytes = size(&frame);
+        let bytes = gathered_bytes(&frame);
         let Frame { headers, body, .. } = frame;
         let publish = Publish {
             destination,
@@ -223,7 +223,8 @@ impl Session {
                     sequence,
                     verdict,
                 };
-                self.transactions.add(id, step, size(frame), &self.config)?;
+                let bytes = gathered_bytes(frame);
+                self.transactions.add(id, step, bytes, &self.config)?;
                 // Receipted at once, as by the plug-in: a client that waits for it before COMMIT
                 // must not wait for ever. COMMIT's receipt means that the message is settled.
                 Ok(Request::Nothing)
@@ -381,13 +382,4 @@ fn flag(frame: &Frame, name: &str) -> Option<bool> {
         "false" | "False" => Some(false),
         _ => None,
     }
-}
-
-/// The bytes that a frame counts towards [`crate::Config::max_transaction_bytes`].
-fn size(frame: &Frame) -> usize {
-    let headers = frame
-        .headers
-        .iter()
-        .map(|(name, value)| name.len().saturating_add(value.len()));
-    headers.fold(frame.body.len(), usize::saturating_add)
 }

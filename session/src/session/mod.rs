@@ -195,10 +195,16 @@ impl Session {
         self.subscriptions.iter()
     }
 
-    /// Bytes of the frames in open transactions.
+    /// Bytes of the frames in open transactions, as [`crate::gathered_bytes`] counts them.
     #[must_use]
     pub fn gathered(&self) -> usize {
         self.transactions.bytes()
+    }
+
+    /// Those of ACK and NACK among them, which have no body to hold a claim.
+    #[must_use]
+    pub fn gathered_acknowledgements(&self) -> usize {
+        self.transactions.acknowledging()
     }
 
     /// Bytes arrived from the client, whatever they are: it lives (STOMP 1.2, "Heart-beating").

@@ -45,7 +45,8 @@ pub struct Limits {
     pub max_transactions: usize,
     /// Frames in one transaction.
     pub max_transaction_frames: usize,
-    /// Bytes in all open transactions of a client together.
+    /// Bytes in all open transactions of a client together; each frame counts 256 more than it has,
+    /// and 8 for each header.
     #[serde(deserialize_with = "size")]
     pub max_transaction_bytes: usize,
     /// Bytes that a client sends and that are under way: read in part, in a transaction, or not

@@ -76,7 +76,7 @@ struct Waiting {
     user: Arc<str>,
     connection: u64,
     bytes: usize,
-    /// Bytes of the claim that it is for, which has them already.
+    /// Bytes of its connection that it does not wait for.
     own: usize,
     waker: Waker,
     place: Place,
@@ -354,7 +354,8 @@ impl State {
 }
 
 impl Waiting {
-    /// Whether it is within a share. One claim alone fits, whatever its size: it would wait for ever.
+    /// Whether it is within a share. It fits, whatever its size, where nothing else could be given back:
+    /// it would wait for ever.
     fn fits(&self, used: usize, most: usize) -> bool {
         used <= self.own || used.saturating_add(self.bytes) <= most
     }
@@ -447,7 +448,8 @@ impl Account {
         self.poll_more(0, bytes, ticket, context)
     }
 
-    /// The same for a claim that is to grow, and has `own` bytes already.
+    /// The same for a claim that does not wait for `own` bytes of the connection: it is to grow, and
+    /// has them already, or they cannot be given back before it has its room.
     pub fn poll_more(
         self: &Arc<Self>,
         own: usize,

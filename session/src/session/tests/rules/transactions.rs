@@ -128,30 +128,31 @@ fn rule_20_transactions_are_bounded() {
     peer.send("SEND\ndestination:/t\ntransaction:a");
     peer.assert_error("Transaction too large");
 
-    // Bytes are counted over all that are open: "destination", "/t", "transaction", "a" are 25.
+    // Bytes are counted over all that are open: "destination", "/t", "transaction", "a" are 25,
+    // each header 8 more, and each frame 256.
     let mut peer = Peer::connected("1.2");
     peer.send("BEGIN\ntransaction:a");
     peer.send("BEGIN\ntransaction:b");
     peer.send(&format!(
         "SEND\ndestination:/t\ntransaction:a\n\n{}",
-        "x".repeat(75)
+        "x".repeat(303)
     ));
     peer.send(&format!(
         "SEND\ndestination:/t\ntransaction:b\n\n{}",
-        "x".repeat(75)
+        "x".repeat(303)
     ));
-    assert_eq!(peer.session.transactions.load(), (2, 2, 200));
+    assert_eq!(peer.session.transactions.load(), (2, 2, 1_200));
     peer.send("ABORT\ntransaction:a");
-    assert_eq!(peer.session.transactions.load(), (1, 1, 100));
+    assert_eq!(peer.session.transactions.load(), (1, 1, 600));
     peer.send("BEGIN\ntransaction:a");
     peer.send(&format!(
         "SEND\ndestination:/t\ntransaction:a\n\n{}",
-        "x".repeat(75)
+        "x".repeat(303)
     ));
     peer.assert_silent();
 
     let mut peer = Peer::connected("1.2");
-    for (length, fits) in [(175, true), (176, false)] {
+    for (length, fits) in [(903, true), (904, false)] {
         peer.send(&format!("BEGIN\ntransaction:{length}"));
         let body = "x".repeat(length - 2);
         peer.send(&format!(

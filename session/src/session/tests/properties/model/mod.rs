@@ -721,11 +721,9 @@ impl Model {
     }
 }
 
+/// What a frame counts in a transaction.
 fn size(frame: &Frame) -> usize {
-    frame
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum::<usize>()
-        + frame.body.len()
+    let headers = frame.headers.iter();
+    let headers = headers.map(|(name, value)| 8 + name.len() + value.len());
+    256 + headers.sum::<usize>() + frame.body.len()
 }

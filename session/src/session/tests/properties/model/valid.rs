@@ -29,7 +29,7 @@ impl Model {
                         .nth(which.index(self.transactions.len()))?;
                     frame = frame.with_header("transaction", id);
                     // With room for the receipt that may be added.
-                    if !room(self, steps.len(), size(&frame) + 40) {
+                    if !room(self, steps.len(), size(&frame) + 48) {
                         return None;
                     }
                 }
@@ -86,7 +86,7 @@ impl Model {
                         .iter()
                         .nth(which.index(self.transactions.len()))?;
                     frame = frame.with_header("transaction", tx);
-                    if !room(self, steps.len(), size(&frame) + 40) {
+                    if !room(self, steps.len(), size(&frame) + 48) {
                         return None;
                     }
                 }
