@@ -18,6 +18,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,13 +26,16 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use lapin::{
     Channel,
     types::{FieldTable, ShortString},
 };
 use parking_lot::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
 
 use super::{
     convert::short,
@@ -47,7 +51,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(3);
 /// How long a node may be silent; and once more, on a new connection.
 const SILENCE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(3)];
-/// How long another node may take for the question to which that one said nothing.
+/// How long another node may take for the question to which that one said nothing; and to let this one
+/// in after others did.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// Between two questions to a node that was left. Links try it last for longer than that. And between
 /// two looks for further addresses.
@@ -132,8 +137,11 @@ impl<A: Ask> Lookout<A> {
             return;
         }
         let others = self.hosts.others(&silent, AT_ONCE).await;
-        let (silent, others) =
-            tokio::join!(self.log_in_at(silent, true), self.log_in_at(others, false));
+        let met = watch::Sender::new(0);
+        let (silent, others) = tokio::join!(
+            self.log_in_at(silent, true, &met),
+            self.log_in_at(others, false, &met)
+        );
         // At the same time: who has a new leader has it for both.
         let (silent, others) =
             tokio::join!(self.answers(silent, second), self.answers(others, AT_ONCE));
@@ -206,17 +214,42 @@ impl<A: Ask> Lookout<A> {
         answer.unwrap_or(Answer::Silence)
     }
 
-    /// Those of these that let this one in.
+    /// Those of these that let this one in. `met` counts the groups of nodes of which one did: soon
+    /// after both have one, the others are not waited for. An address that drops what it is sent would
+    /// cost as much time as a login may take.
     async fn log_in_at(
         &self,
         addresses: Vec<Address>,
         afresh: bool,
+        met: &watch::Sender<usize>,
     ) -> Vec<(Address, A::Connection)> {
         let logging_in = addresses.into_iter().map(|address| async move {
             let connection = self.log_in(&address, afresh).await?;
             Some((address, connection))
         });
-        join_all(logging_in).await.into_iter().flatten().collect()
+        let mut logging_in: FuturesUnordered<_> = logging_in.collect();
+        let mut logged_in = Vec::new();
+        let mut enough = pin!(async {
+            // The sender outlives this.
+            let _ = met.subscribe().wait_for(|groups| *groups >= 2).await;
+            sleep(AT_ONCE).await;
+        });
+        loop {
+            tokio::select! {
+                biased;
+                next = logging_in.next() => match next {
+                    Some(Some(node)) => {
+                        if logged_in.is_empty() {
+                            met.send_modify(|groups| *groups = groups.saturating_add(1));
+                        }
+                        logged_in.push(node);
+                    }
+                    Some(None) => {}
+                    None => return logged_in,
+                },
+                () = &mut enough => return logged_in,
+            }
+        }
     }
 
     async fn answers(
@@ -314,7 +347,7 @@ impl Ask for Questions {
 mod tests {
     use std::{future::pending, sync::atomic::AtomicUsize};
 
-    use tokio::time::{advance, sleep};
+    use tokio::time::advance;
 
     use super::*;
     use crate::broker::amqp::hosts::{Host, InUse};
@@ -334,6 +367,8 @@ mod tests {
         /// Silent, but not on a new connection.
         SilentOnce,
         Down,
+        /// All that it is sent is dropped.
+        Unreachable,
     }
 
     /// Three nodes, by port.
@@ -363,6 +398,7 @@ mod tests {
             match node {
                 Node::Down => return None,
                 Node::SlowLogin(takes) => sleep(takes).await,
+                Node::Unreachable => pending().await,
                 _ => {}
             }
             let before = self.logins.lock()[place];
@@ -380,7 +416,7 @@ mod tests {
             match node {
                 Node::Down => return Answer::Gone,
                 Node::Slow(takes) => sleep(takes).await,
-                Node::Silent => pending().await,
+                Node::Silent | Node::Unreachable => pending().await,
                 Node::SilentOnce if before == 0 => pending().await,
                 Node::Well | Node::SlowLogin(_) | Node::SilentOnce => {}
             }
@@ -463,6 +499,26 @@ mod tests {
         }
         let slow = Node::SlowLogin(LOGIN * 2 / 5);
         assert_eq!(left(1, [Node::Silent, slow, Node::Down]).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_drops_all_delays_no_judgement() {
+        let most = Duration::from_secs(7);
+        let nodes = [Node::Silent, Node::Well, Node::Unreachable];
+        let (mut lookout, links) = open(1, nodes).await;
+        let begun = Instant::now();
+        lookout.round().await;
+        assert_eq!(ports_left(&links), [1]);
+        assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
+
+        // Nor if links lead there.
+        let (mut lookout, links) = open(2, [Node::Well; 3]).await;
+        lookout.round().await;
+        *lookout.asking.nodes.lock() = [Node::Silent, Node::Unreachable, Node::Well];
+        let begun = Instant::now();
+        lookout.round().await;
+        assert_eq!(ports_left(&links), [1]);
+        assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
