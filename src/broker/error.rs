@@ -57,7 +57,14 @@ pub struct Cause {
     /// Nothing of it is told to clients; empty: there is nothing of that kind.
     foreign: Box<str>,
     own: Box<str>,
-    is_verdict: bool,
+    kind: CauseKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CauseKind {
+    Verdict,
+    Silence,
+    Other,
 }
 
 impl Cause {
@@ -67,7 +74,7 @@ impl Cause {
         Self {
             foreign: text.into(),
             own: Box::default(),
-            is_verdict: false,
+            kind: CauseKind::Other,
         }
     }
 
@@ -76,7 +83,7 @@ impl Cause {
     #[must_use]
     pub fn verdict(text: impl Into<Box<str>>) -> Self {
         Self {
-            is_verdict: true,
+            kind: CauseKind::Verdict,
             ..Self::foreign(text)
         }
     }
@@ -84,7 +91,23 @@ impl Cause {
     /// True if it is a [`Cause::verdict`].
     #[must_use]
     pub fn is_verdict(&self) -> bool {
-        self.is_verdict
+        self.kind == CauseKind::Verdict
+    }
+
+    /// The broker says nothing of a queue, and answers what it was asked later; in the gateway's own
+    /// words.
+    #[must_use]
+    pub fn silence(own: &str) -> Self {
+        Self {
+            kind: CauseKind::Silence,
+            ..own.into()
+        }
+    }
+
+    /// True if it is a [`Cause::silence`].
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        self.kind == CauseKind::Silence
     }
 
     /// The same, with something more of the gateway's own.
@@ -108,7 +131,7 @@ impl From<Box<str>> for Cause {
         Self {
             foreign: Box::default(),
             own,
-            is_verdict: false,
+            kind: CauseKind::Other,
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     declarer::Declarer,
     exclusive::Ownership,
     link::{AmqpLink, Live, answer},
-    silence::{answer_for_queue, silent},
+    silence::{answer_for_queue, answer_soon_for_queue},
     stream::{self, Progress, Standing},
     topology::declare_options,
 };
@@ -152,8 +152,8 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// The broker's answer by the deadline; or later, where nobody waits for it and the connection is
-    /// slow.
+    /// The broker's answer by the deadline, or soon after; or much later, where nobody waits for it and
+    /// the connection is slow.
     async fn answer<T>(
         &self,
         call: impl Future<Output = lapin::Result<T>>,
@@ -162,7 +162,9 @@ impl Asking<'_> {
             Occasion::Again if self.is_shared => {
                 answer_for_queue(self.live, self.deadline, call).await
             }
-            Occasion::First | Occasion::Again => answer(self.deadline, call).await,
+            Occasion::First | Occasion::Again => {
+                answer_soon_for_queue(self.live, self.deadline, call).await
+            }
         }
     }
 }
@@ -569,7 +571,7 @@ impl Runner {
                     return Ok(messages);
                 }
                 // 4.3 says nothing of a queue whose node is down, for a minute and more.
-                Err(BrokerError::Unavailable(cause)) if cause == silent() => {
+                Err(BrokerError::Unavailable(cause)) if cause.is_silence() => {
                     let text = "the queue cannot be used now: the broker does not answer for it";
                     return Err(BrokerError::QueueFailed(text.into()));
                 }
@@ -744,5 +746,50 @@ fn gone(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
     match outcome {
         Err(BrokerError::Unavailable(_)) => Ok(()),
         outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::amqp::stub::Stub;
+
+    /// How long callers wait.
+    const PATIENCE: Duration = Duration::from_millis(1_500);
+
+    fn consume(queue: &str) -> Consume {
+        Consume {
+            queue: QueueSpec {
+                name: queue.into(),
+                ..QueueSpec::default()
+            },
+            declare: false,
+            binding: None,
+            binding_arguments: Vec::new(),
+            prefetch: 1,
+            exclusive: false,
+            owner: 1,
+            arguments: Vec::new(),
+        }
+    }
+
+    /// What is asked before it, and elsewhere, tells nothing of it.
+    #[tokio::test]
+    async fn a_queue_that_was_not_asked_for_is_no_suspect() {
+        let silent = Stub::start(2047, true).await;
+        let stub = Stub::of_queues(2047).await;
+        let config = stub.config();
+        let quarantine = Arc::clone(&config.quarantine);
+        let declarer = Declarer::new(silent.config(), "node");
+        let links = ConsumerLinks::new(config);
+        let request = Consume {
+            declare: true,
+            ..consume("q")
+        };
+        let (first, deadline) = (Occasion::First, after(PATIENCE));
+        let begun = begin(&links, None, &declarer, &request, first, deadline).await;
+        assert!(matches!(begun, Err(BrokerError::Unavailable(_))));
+        assert!(!quarantine.is_suspect("q"));
+        assert_eq!(silent.connections(), 1);
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    link::{AmqpLink, LinkConfig, Live, late},
+    link::{AmqpLink, LinkConfig, Live},
     quarantine::{UNANSWERED, had_time},
 };
 use crate::broker::BrokerError;
@@ -170,7 +170,7 @@ impl ConsumerLinks {
             Err(BrokerError::Unavailable(cause)) if cause.is_verdict() => {
                 Err(quarantine.failed(queue, &cause.to_string()))
             }
-            Err(BrokerError::Unavailable(cause)) if cause == late() && had_time(*since) => {
+            Err(BrokerError::Unavailable(cause)) if cause.is_silence() && had_time(*since) => {
                 Err(quarantine.failed(queue, UNANSWERED))
             }
             Err(error @ BrokerError::Unavailable(_)) => Err(error),

@@ -372,7 +372,6 @@ impl Declarer {
         match timeout_at(deadline, link::connect(&self.config)).await {
             Ok(Ok((connection, address))) => Ok((connection, self.config.hosts.used_by(&address))),
             Ok(Err(unreached)) => Err(link::down(unreached.error)),
-            // Not the words for a queue that has no answer.
             Err(_) => Err(BrokerError::Unavailable(
                 "the connection was made too late".into(),
             )),
@@ -527,7 +526,7 @@ fn is_plain(queue: &QueueSpec) -> bool {
 }
 
 fn late() -> BrokerError {
-    BrokerError::Unavailable("it did not answer in time".into())
+    BrokerError::Unavailable(link::late())
 }
 
 /// The durable queue nearest to a transient one. What ends with its last consumer must not stay

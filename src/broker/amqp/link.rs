@@ -38,7 +38,6 @@ use crate::{
     background,
     backoff::Backoff,
     broker::{BrokerError, Cause},
-    deadline::after,
     telemetry,
 };
 
@@ -340,8 +339,6 @@ impl AmqpLink {
 
 /// Channels of one connection that may be held: RabbitMQ allows 2,047, unless it is configured.
 const MAX_HELD: usize = 1_000;
-/// How long a link may take to show that it is alive.
-const QUESTION: Duration = Duration::from_secs(5);
 
 /// Those that pass, at a time.
 const MAX_PASSING: usize = 200;
@@ -390,8 +387,8 @@ impl Live {
     }
 
     /// Notes that the broker is asked for a queue, until it has answered: if it closes the
-    /// connection instead, the queue is under suspicion. If it does not answer, and answers all else,
-    /// the queue is in quarantine.
+    /// connection instead, the queue is under suspicion. If it is [silent](super::silence) about the
+    /// queue, that is in quarantine.
     pub(super) async fn asking<T>(
         &self,
         queue: &str,
@@ -401,26 +398,22 @@ impl Live {
         if queue.is_empty() {
             return asking.await;
         }
-        let (begun, question) = (Instant::now(), self.asked.begin(queue));
+        let begun = Instant::now();
+        let question = self.asked.begin(queue);
         let outcome = asking.await;
         match &outcome {
             // The answer may come all the same to a caller that gave up waiting.
-            Err(BrokerError::Unavailable(cause)) if *cause == late() => {
+            Err(BrokerError::Unavailable(cause)) if cause.is_silence() => {
                 // Another caller may have found it out.
                 self.quarantine.check(queue)?;
-                if self.asked.is_queue_s(begun) && self.answers().await {
+                if self.asked.is_queue_s(begun) {
                     return Err(self.quarantine.failed(queue, UNANSWERED));
                 }
             }
             Err(BrokerError::Unavailable(_)) => {}
-            _ => self.asked.end(question),
+            _ => question.answered(),
         }
         outcome
-    }
-
-    /// Whether the broker answers at all.
-    async fn answers(&self) -> bool {
-        self.channel(after(QUESTION)).await.is_ok()
     }
 
     /// A new channel.
@@ -498,7 +491,7 @@ pub(super) fn cut_off() -> BrokerError {
     BrokerError::Unavailable("its node is cut off from its cluster".into())
 }
 
-/// Said where the broker leaves a call without an answer.
+/// Said where the broker leaves a call without an answer; why, that does not tell.
 pub(super) fn late() -> Cause {
     "it did not answer in time".into()
 }
@@ -790,6 +783,7 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
+    use crate::deadline::after;
 
     /// As lapin leaves it that is asked for a channel while the connection ends.
     #[tokio::test(start_paused = true)]

@@ -10,8 +10,8 @@
 //! clients come back.
 //!
 //! A queue whose process hangs closes nothing. But what is asked about it keeps a channel, which
-//! RabbitMQ does not end before it has answered. So such a queue is asked for apart from others, too
-//! ([`Asked::is_queue_s`]).
+//! RabbitMQ does not end before it has answered. So such a queue is asked for apart from others, too,
+//! if it is [silent](super::silence) and not too many are ([`Asked::is_queue_s`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -163,13 +163,51 @@ struct Questions {
 struct Question {
     id: u64,
     since: Instant,
+    /// When its caller stopped waiting.
+    left: Option<Instant>,
     queue: Box<str>,
 }
 
+impl Question {
+    /// Whether it was waited for as long as an answer may take.
+    fn had_time(&self) -> bool {
+        let until = self.left.unwrap_or_else(Instant::now);
+        until.saturating_duration_since(self.since) >= PATIENCE
+    }
+}
+
+/// A question whose caller waits, as long as this lives.
+pub(super) struct Waiting<'a> {
+    asked: &'a Asked,
+    id: u64,
+}
+
+impl Waiting<'_> {
+    /// It was answered.
+    pub(super) fn answered(self) {
+        let id = self.id;
+        self.asked
+            .0
+            .lock()
+            .open
+            .retain(|question| question.id != id);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut questions = self.asked.0.lock();
+        let mut open = questions.open.iter_mut();
+        if let Some(question) = open.find(|question| question.id == self.id) {
+            question.left = Some(Instant::now());
+        }
+    }
+}
+
 impl Asked {
-    /// It is asked for a queue; the id of the question. If nobody waits for the answer any more,
-    /// it may come all the same, and so the question stays for a while.
-    pub(super) fn begin(&self, queue: &str) -> u64 {
+    /// It is asked for a queue. If nobody waits for the answer any more, it may come all the same, and
+    /// so the question stays for a while.
+    pub(super) fn begin(&self, queue: &str) -> Waiting<'_> {
         let mut questions = self.0.lock();
         let id = questions.next;
         questions.next = id.wrapping_add(1);
@@ -182,23 +220,16 @@ impl Asked {
         questions.open.push(Question {
             id,
             since: Instant::now(),
+            left: None,
             queue: queue.into(),
         });
-        id
-    }
-
-    /// It was answered.
-    pub(super) fn end(&self, id: u64) {
-        self.0.lock().open.retain(|question| question.id != id);
+        Waiting { asked: self, id }
     }
 
     /// Whether it may be the queue's fault that a question since then has no answer.
     pub(super) fn is_queue_s(&self, since: Instant) -> bool {
         let questions = self.0.lock();
-        let silent = questions
-            .open
-            .iter()
-            .filter(|question| had_time(question.since));
+        let silent = questions.open.iter().filter(|question| question.had_time());
         let silent: HashSet<_> = silent.map(|question| &question.queue).collect();
         had_time(since) && silent.len() <= MAX_SILENT
     }
@@ -263,7 +294,7 @@ mod tests {
         let asked = Asked::default();
         let (a, _b) = (asked.begin("a"), asked.begin("b"));
         asked.begin("b");
-        asked.end(a);
+        a.answered();
         advance(Duration::from_secs(60)).await;
         asked.begin("c");
         assert_eq!(asked.take(), ["b", "c"].map(Box::<str>::from));
@@ -284,16 +315,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_few_queues_without_an_answer_are_to_blame_and_many_are_not() {
         let (asked, begun) = (Asked::default(), Instant::now());
+        let mut waiting = Vec::new();
         for number in 0..MAX_SILENT {
-            asked.begin(&number.to_string());
-            asked.begin("0");
+            waiting.push(asked.begin(&number.to_string()));
+            waiting.push(asked.begin("0"));
+            // Whose callers leave at once tell nothing.
+            asked.begin(&format!("left.{number}"));
         }
         assert!(!asked.is_queue_s(begun), "there was no time yet");
         advance(PATIENCE).await;
         assert!(asked.is_queue_s(begun));
-        asked.begin("new");
+        let new = asked.begin("new");
         assert!(asked.is_queue_s(begun), "that may be answered yet");
         advance(PATIENCE).await;
+        drop(new);
         assert!(!asked.is_queue_s(begun), "the broker is slow");
     }
 }

@@ -16,6 +16,7 @@ use super::{
     convert::{short, table},
     lines::Lines,
     link::{Live, answer, late},
+    silence::answer_soon_for_queue,
     whole,
 };
 use crate::{
@@ -381,7 +382,8 @@ pub(super) async fn declare_queue(
     let channel = live.passing(deadline).await?;
     let (options, arguments) = declare_options(queue)?;
     let name = short("the queue's name", &queue.name)?;
-    answer(deadline, channel.queue_declare(name, options, arguments))
+    let declaring = channel.queue_declare(name, options, arguments);
+    answer_soon_for_queue(live, deadline, declaring)
         .await
         .map(drop)
 }
@@ -418,7 +420,9 @@ pub(super) async fn delete_queue(
         ..QueueDeleteOptions::default()
     };
     let deleting = channel.queue_delete(name, options);
-    answer(deadline, deleting).await.map(drop)
+    answer_soon_for_queue(live, deadline, deleting)
+        .await
+        .map(drop)
 }
 
 pub(super) fn declare_options(

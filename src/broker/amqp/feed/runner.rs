@@ -51,7 +51,7 @@ use crate::{
             convert::short,
             link::{Live, answer, bare},
             reader::{Consumer, Ended, Reader},
-            silence::{QUESTION, answer_for_queue, silent},
+            silence::{QUESTION, answer_for_queue},
             topology,
         },
         offline_of,
@@ -248,7 +248,7 @@ impl Runner {
                 true
             }
             // A quorum queue without a majority loses nothing, for it takes nothing.
-            BrokerError::Unavailable(cause) => *cause == silent() && !self.is_replicated(),
+            BrokerError::Unavailable(cause) => cause.is_silence() && !self.is_replicated(),
             _ => false,
         };
         if is_lost {
