@@ -186,7 +186,7 @@ async fn begin(
     {
         let asking = Asking {
             live: trial.live(),
-            is_shared: false,
+            is_shared: trial.is_shared(),
             occasion,
             deadline,
         };
@@ -771,6 +771,27 @@ mod tests {
             owner: 1,
             arguments: Vec::new(),
         }
+    }
+
+    /// Those that were cleared before it on the same link are served there already.
+    #[tokio::test]
+    async fn a_suspect_whose_answer_stands_behind_messages_is_cleared() {
+        let stub = Stub::of_queues(2047).await;
+        let config = stub.config();
+        let quarantine = Arc::clone(&config.quarantine);
+        let declarer = Declarer::new(config.clone(), "node");
+        let links = ConsumerLinks::new(config);
+        quarantine.suspect(["first".into(), "second".into()]);
+        let [first, second] = ["first", "second"].map(consume);
+        let again = async |request: &Consume, patience: Duration| {
+            let (again, deadline) = (Occasion::Again, after(patience));
+            begin(&links, None, &declarer, request, again, deadline).await
+        };
+        let (link, _first) = again(&first, 10 * PATIENCE).await.unwrap();
+        let second = stub.held_back(again(&second, PATIENCE)).await;
+        let (other, _second) = second.unwrap();
+        assert!(Arc::ptr_eq(&link, &other));
+        assert!(!quarantine.is_suspect("second"));
     }
 
     /// What is asked before it, and elsewhere, tells nothing of it.

@@ -31,6 +31,8 @@ pub(super) struct ConsumerLinks {
 pub(super) struct Trial<'a> {
     queue: Box<str>,
     lent: Lent<'a>,
+    /// Whether others are consumed on it.
+    is_shared: bool,
     live: Arc<Live>,
     /// Since when it is there, and can be asked.
     since: Instant,
@@ -41,6 +43,11 @@ impl Trial<'_> {
     /// Its connection.
     pub(super) fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// Whether others are served on its link, behind whose messages an answer may stand.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 }
 
@@ -123,13 +130,15 @@ impl ConsumerLinks {
         }
         quarantine.check(queue)?;
         let used = (!quarantine.is_culprit(queue)).then(|| self.of_trials());
-        let link = used.flatten();
-        let link = link.unwrap_or_else(|| Arc::new(AmqpLink::start(self.config.for_trial())));
+        let used = used.flatten();
+        let is_shared = used.is_some();
+        let link = used.unwrap_or_else(|| Arc::new(AmqpLink::start(self.config.for_trial())));
         let lent = Lent { links: self, link };
         let live = lent.link.wait_until(deadline).await?;
         Ok(Some(Trial {
             queue: queue.into(),
             lent,
+            is_shared,
             live,
             since: Instant::now(),
             _turn: turn,

@@ -190,7 +190,7 @@ async fn write(
             &channel.to_be_bytes(),
             &size.to_be_bytes(),
             &[0, class, 0, number],
-            &rest,
+            &rest[..],
             &[0xCE],
         ];
         stream.write_all(&frame.concat()).await.ok()?;
