@@ -6,7 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use lapin::{
     BasicProperties, Channel, ExchangeKind,
-    options::{BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{
+        BasicConsumeOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use serde_json::{Value, json};
@@ -57,14 +60,20 @@ async fn feed_queue(vhost: &Vhost) -> String {
     eventually(DEADLINE, "a feed's queue", name).await
 }
 
-/// Messages in a queue that are ready.
-async fn ready(channel: &Channel, queue: &str) -> u32 {
+/// Messages in a queue that are ready, and its consumers.
+async fn counts(channel: &Channel, queue: &str) -> (u32, u32) {
     let check = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     };
     let declared = channel.queue_declare(queue.into(), check, FieldTable::default());
-    declared.await.unwrap().message_count()
+    let declared = declared.await.unwrap();
+    (declared.message_count(), declared.consumer_count())
+}
+
+/// Messages in a queue that are ready.
+async fn ready(channel: &Channel, queue: &str) -> u32 {
+    counts(channel, queue).await.0
 }
 
 async fn publish(
@@ -314,6 +323,34 @@ async fn a_half_open_link_loses_nothing() {
     proxy.cut();
     proxy.forward();
     expect_numbers(&mut client, 100..200).await;
+}
+
+/// Somebody who consumes the feed's queue while the node is away takes its messages.
+#[tokio::test]
+async fn a_queue_that_somebody_else_consumes_is_left() {
+    let (house, proxy) = behind_a_proxy(|builder| {
+        builder
+            .set("broker.heartbeat", "1s")
+            .set("broker.operation_timeout", "2s")
+    })
+    .await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    let queue = feed_queue(&house.vhost).await;
+    proxy.refuse();
+    house.gateway.until_readyz(503).await;
+    let channel = house.vhost.channel().await;
+    eventually(DEADLINE, "the node's consumer is gone", async || {
+        counts(&channel, &queue).await.1 == 0
+    })
+    .await;
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let consuming = channel.basic_consume(queue.as_str().into(), "other".into(), options, none);
+    let _other = consuming.await.unwrap();
+    proxy.forward();
+    client.expect_error(INTERRUPTED).await;
+    let mut again = subscriber(&house, DESTINATION).await;
+    house.push(["here"]).await;
+    again.expect_message("here").await;
 }
 
 /// The node's figures of a queue. It counts only at times, so a figure that stands may be old.

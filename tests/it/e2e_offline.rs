@@ -20,9 +20,10 @@ use lapin::{
 use serde_json::json;
 use stomp_grammar::Command;
 use testkit::{
-    DEADLINE, FEED, Gateway, GatewayBuilder, Hook, Login, Process, RabbitMq, StompClient, Vhost,
-    eventually, tests_dir, within,
+    DEADLINE, FEED, Gateway, GatewayBuilder, Hook, Login, Process, Proxy, RabbitMq, StompClient,
+    Vhost, eventually, tests_dir, within,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     e2e_webhooks::{Application, are_genuine},
@@ -312,6 +313,41 @@ async fn what_waits_for_a_killed_node_is_handed_on_unless_its_user_is_back() {
     vhost.publish(FEED, "user_bob", ["as before"]).await;
     bob.expect_message("as before").await;
     worker.has_no_more(&vhost).await;
+}
+
+/// Another node takes the messages out of its queue, and steady traffic gives that no end.
+#[tokio::test]
+async fn a_node_that_was_cut_off_for_too_long_tells_its_clients() {
+    let vhost = vhost().await;
+    set_policy(&vhost).await;
+    let hook = Hook::start().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let cut_off = node(&vhost, &hook)
+        .vhost_via(&vhost, &proxy.address())
+        .set("broker.heartbeat", "1s")
+        .set("broker.operation_timeout", "2s");
+    let one = cut_off.ready().await;
+    let _two = node(&vhost, &hook).ready().await;
+    let mut worker = Worker::start(&vhost).await;
+    let mut alice = subscribed(&one, &vhost, "alice").await;
+    let backend = vhost.clone();
+    let _publishing = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(300));
+        loop {
+            ticks.tick().await;
+            backend.publish(FEED, "user_alice", ["steady"]).await;
+        }
+    }));
+    alice.expect_message("steady").await;
+    proxy.refuse();
+    // More than have waited for too long: some of them were taken out of the queue.
+    for _ in 0..12 {
+        assert_eq!(worker.next().await.header("x-offline-reason"), "node");
+    }
+    proxy.forward();
+    alice.expect_error("feed interrupted").await;
+    let mut alice = subscribed(&one, &vhost, "alice").await;
+    alice.expect_message("steady").await;
 }
 
 /// Where it waited RabbitMQ gives it a key of its own, and takes `CC` out.

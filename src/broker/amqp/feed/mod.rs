@@ -44,7 +44,7 @@ pub(super) use self::journal::arguments as journal_arguments;
 use self::{
     journal::{JournalRunner, PartTaker, Side},
     queue::{FeedQueue, Leftovers},
-    runner::Runner,
+    runner::{EXCHANGE_LOST, Runner},
     sentinel::{Sentinel, Watch},
     taker::FeedTaker,
     way::WholeWay,
@@ -239,7 +239,12 @@ impl FeedManager {
         };
         // If it is in vain, it is said below, why.
         let _ = tokio::time::timeout_at(deadline, usable).await;
-        let outcome = ready.borrow().clone();
+        // A binding of a queue that is about to be left would bring nothing.
+        let is_stale = *stale.borrow();
+        let outcome = match is_stale {
+            true => Err(EXCHANGE_LOST.into()),
+            false => ready.borrow().clone(),
+        };
         if let Err(why) = outcome {
             self.shared.link.health()?;
             feed.reader.health()?;

@@ -72,7 +72,8 @@ const DELIVERY_LIMIT: i64 = i32::MAX as i64;
 /// RabbitMQ 4.3 on; others give its messages again at once.
 const DISCONNECTED_MILLISECONDS: i64 = 1_000;
 /// Why a feed leaves a queue that is still there.
-const EXCHANGE_LOST: &str = "its exchange was deleted and made anew";
+pub(super) const EXCHANGE_LOST: &str = "its exchange was deleted and made anew";
+const TAKEN: &str = "somebody else consumes it";
 /// The first and the longest pause between tries of what the broker refuses.
 const RETRY: (Duration, Duration) = (PAUSE, Duration::from_secs(1));
 
@@ -332,13 +333,23 @@ impl Runner {
     }
 
     /// Waits until the broker noticed the end of an earlier connection; how many messages wait
-    /// then, with those that it had sent to it.
-    async fn until_unused(&self, live: &Live, channel: &Channel) -> Result<Waiting, BrokerError> {
+    /// then, with those that it had sent to it. A consumer that stays longer is not this node's: it
+    /// takes messages that nobody here sees, so the feed goes on with another queue.
+    async fn until_unused(
+        &mut self,
+        live: &Live,
+        channel: &Channel,
+    ) -> Result<Waiting, BrokerError> {
+        let noticed = after(self.until_noticed());
         let check = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
         loop {
+            if *self.is_stale.borrow() {
+                // It is left when the feed is served next.
+                return Err(BrokerError::Unavailable(EXCHANGE_LOST.into()));
+            }
             let declaring = channel.queue_declare(self.queue.name(), check, FieldTable::default());
             let queue = answer_for_queue(live, self.question(), declaring).await?;
             if self.is_replicated() {
@@ -347,6 +358,10 @@ impl Runner {
             }
             if queue.consumer_count() == 0 {
                 return Ok(Waiting::Known(queue.message_count()));
+            }
+            if Instant::now() >= noticed {
+                self.move_on(TAKEN)?;
+                return Err(BrokerError::Unavailable(TAKEN.into()));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -422,6 +437,14 @@ impl Runner {
     fn patience(&self) -> Option<Duration> {
         let (shared, exchange) = (&self.shared, &self.id.exchange);
         shared.config.offline.patience(&shared.vhost, exchange)
+    }
+
+    /// How long the broker may take to notice that a connection is dead: two heart-beats stay away.
+    fn until_noticed(&self) -> Duration {
+        let heartbeat = self.shared.readers.config.uri.query.heartbeat;
+        let heartbeat = Duration::from_secs(heartbeat.unwrap_or_default().into());
+        let silence = heartbeat.saturating_mul(2);
+        silence.saturating_add(self.shared.operation_timeout)
     }
 
     /// Until when RabbitMQ may say something of a queue.
