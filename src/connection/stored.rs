@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::Identity;
 use crate::{
     broker::Bookmark,
-    deadline::{after, later},
+    deadline::{after, later, third},
     hub::{Acks, Given, Mailbox},
     messaging::{Holder, SequenceStore},
     node::LastWrites,
@@ -23,7 +23,8 @@ use crate::{
 
 /// Acknowledgements of so long are kept together.
 const GATHERED: Duration = Duration::from_secs(1);
-/// A client for which nothing comes has moved on: how soon that is kept first, and how often then.
+/// A client for which nothing comes has moved on, or stays where it is: how soon that is kept first, and
+/// how often then, at least.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(600);
 /// How long a bookmark is tried to be kept whose subscription has ended.
@@ -85,6 +86,12 @@ impl Keeper {
             .await
     }
 
+    /// The bookmark is not forgotten while its client is there.
+    async fn renew(&self) {
+        // Of several tries, one is enough.
+        let _ = self.store.bookmark(&self.holder, &self.name).await;
+    }
+
     /// Keeps bookmarks until the subscription has ended, or the node ends.
     async fn run(
         self,
@@ -93,8 +100,10 @@ impl Keeper {
         mut alive: oneshot::Receiver<()>,
         end: CancellationToken,
     ) {
+        let every = LOOK.min(third(self.store.keep()));
         let mut look = after(FIRST_LOOK);
         loop {
+            let mut is_look = false;
             let is_over = tokio::select! {
                 _ = &mut alive => true,
                 () = end.cancelled() => true,
@@ -104,19 +113,22 @@ impl Keeper {
                     () = sleep(GATHERED) => false,
                 },
                 () = sleep_until(look) => {
-                    look = later(Instant::now(), LOOK);
+                    look = later(Instant::now(), every);
                     given.note(&acks);
+                    is_look = true;
                     false
                 }
             };
             if is_over {
                 return self.keep_last(&acks).await;
             }
-            if let Some(bookmark) = acks.take()
-                && self.keep(bookmark).await.is_err()
-            {
-                // The next one is as good; and there is one at the end.
-                acks.put_back();
+            if let Some(bookmark) = acks.take() {
+                if self.keep(bookmark).await.is_err() {
+                    // The next one is as good; and there is one at the end.
+                    acks.put_back();
+                }
+            } else if is_look {
+                self.renew().await;
             }
         }
     }
@@ -161,5 +173,51 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         self.mailbox.untrack(self.subscription);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        broker::JournalId,
+        hub::MailboxConfig,
+        messaging::{Config, MemorySequences},
+    };
+
+    /// Nothing comes for it, and nothing is acknowledged.
+    #[tokio::test(start_paused = true)]
+    async fn the_bookmark_of_a_connected_client_is_not_forgotten() {
+        for seconds in [60, 60 * 60] {
+            let keep = Duration::from_secs(seconds);
+            let config = Config {
+                keep,
+                ..Config::default()
+            };
+            let store: Arc<dyn SequenceStore> = Arc::new(MemorySequences::new(config));
+            let holder = Holder {
+                vhost: "/".into(),
+                user: "alice".into(),
+            };
+            let name = "phone\nfeed\nk";
+            let keeper = Keeper {
+                store: Arc::clone(&store),
+                holder: holder.clone(),
+                name: name.into(),
+            };
+            let bookmark = Bookmark::At(JournalId::new("/", "feed"), 7);
+            keeper.begin(bookmark).await.unwrap();
+            let mailbox = Mailbox::new(MailboxConfig::default());
+            let (subscription, writes) = (SubscriptionId(1), LastWrites::default());
+            let mut kept = Kept::begin(10, &mailbox, subscription);
+            let given = Given::of_nothing(&mailbox, subscription);
+            kept.run(keeper, given, &writes);
+            sleep(3 * keep).await;
+            let known = store.bookmark(&holder, name).await.unwrap();
+            assert_eq!(known, Some(bookmark.to_string().into()), "{keep:?}");
+            drop(kept);
+            sleep(2 * keep).await;
+            assert_eq!(store.bookmark(&holder, name).await.unwrap(), None);
+        }
     }
 }

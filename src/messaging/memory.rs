@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -238,6 +239,10 @@ impl SequenceStore for MemorySequences {
         let (mut held, config) = (self.held.lock(), &self.config);
         let bookmark = held.bookmarks.get(holder, name, config).cloned();
         ready(Ok(bookmark)).boxed()
+    }
+
+    fn keep(&self) -> Duration {
+        self.config.keep
     }
 
     fn keep_bookmark<'a>(

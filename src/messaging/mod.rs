@@ -16,7 +16,7 @@ mod record;
 mod redis;
 mod sequence;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use stomp_session::Problem;
@@ -148,6 +148,9 @@ pub trait SequenceStore: Send + Sync + 'static {
         holder: &'a Holder,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<Box<str>>, SequenceError>>;
+
+    /// How long what it keeps is remembered after its last use.
+    fn keep(&self) -> Duration;
 
     /// Keeps a bookmark: a text without blanks. Beyond the user's bound, those are forgotten that were
     /// unused for longest.

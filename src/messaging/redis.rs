@@ -210,6 +210,10 @@ impl SequenceStore for RedisSequences {
         self.bookmark_step(holder, name, "").boxed()
     }
 
+    fn keep(&self) -> Duration {
+        self.config.keep
+    }
+
     fn keep_bookmark<'a>(
         &'a self,
         holder: &'a Holder,

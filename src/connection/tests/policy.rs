@@ -107,6 +107,10 @@ impl SequenceStore for Store {
         self.call(self.inner.bookmark(holder, name))
     }
 
+    fn keep(&self) -> Duration {
+        self.inner.keep()
+    }
+
     fn keep_bookmark<'a>(
         &'a self,
         holder: &'a Holder,

@@ -59,6 +59,21 @@ pub struct Given {
 }
 
 impl Given {
+    /// Of a feed that is no more.
+    #[cfg(test)]
+    pub(crate) fn of_nothing(
+        mailbox: &Arc<crate::hub::Mailbox>,
+        subscription: stomp_session::SubscriptionId,
+    ) -> Self {
+        Self {
+            feed: Weak::new(),
+            subscriber: Subscriber {
+                mailbox: Arc::clone(mailbox),
+                subscription,
+            },
+        }
+    }
+
     /// If it was, [`Acks`] hears of that: then even a client for which nothing comes moves on, and its
     /// place does not expire. Not to be called after the end of the subscription.
     pub fn note(&self, acks: &Acks) {

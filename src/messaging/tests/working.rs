@@ -125,6 +125,10 @@ impl SequenceStore for Far {
         self.call(move || self.inner.bookmark(holder, name))
     }
 
+    fn keep(&self) -> Duration {
+        self.inner.keep()
+    }
+
     fn keep_bookmark<'a>(
         &'a self,
         holder: &'a Holder,
