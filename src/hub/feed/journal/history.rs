@@ -3,24 +3,28 @@
 use std::{sync::Arc, time::Duration};
 
 use stomp_session::SubscriptionId;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{ResumeError, Since, Told, resume::hears, ring::Recent};
 use crate::{
-    broker::{Cursor, JournalAsk, JournalStart, Stored, journal::CURSOR_HEADER},
+    broker::{BrokerError, Cursor, JournalAsk, JournalStart, Stored, journal::CURSOR_HEADER},
+    deadline::after,
     hub::{
         feed::Feed,
         mailbox::{Mailbox, Offer},
     },
 };
 
-/// Messages that are looked at for one page, at most: one that finds less says where to go on.
+/// Messages that are looked at for one page, at most: one that finds less says where to go on. Only a
+/// message can say that, so a page goes on to the next one through markers, be they more.
 const LOOKS: usize = 20_000;
 /// Messages that are looked at in one go.
 const PART: usize = 1_000;
 /// A page ends with the message that reaches so many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
+/// How long it may go on so.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a page waits for its client to read the last one.
 const ROOM: Duration = Duration::from_secs(5);
 
@@ -144,8 +148,17 @@ impl Feed {
             left_out: 0,
             left_out_at: Vec::new(),
         };
+        let (begin, patience) = (page.next, after(PATIENCE));
         let (mut looks, mut bytes) = (0_usize, 0_usize);
-        while looks < LOOKS {
+        loop {
+            // Asked for what comes after a page that led nowhere, the next one would lead nowhere.
+            if looks >= LOOKS && page.next != begin {
+                break;
+            }
+            if looks >= LOOKS && Instant::now() >= patience {
+                let why = "there is no message for so long that the next one was not found in time";
+                return Err(BrokerError::Unavailable(why.into()).into());
+            }
             let (messages, next, is_end) = match self.recent(position, PART) {
                 Recent::Messages(messages, next, is_end) => (messages, next, is_end),
                 Recent::Ahead => (Vec::new(), position, true),

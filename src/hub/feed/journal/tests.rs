@@ -33,9 +33,24 @@ struct Stream {
     lag: Duration,
     /// What came before is not there any more.
     first: u64,
+    /// So many markers came after the last message.
+    markers: u64,
     /// So many parts were read.
     parts: usize,
     refusal: Option<BrokerError>,
+}
+
+impl Stream {
+    /// The offset of what comes next.
+    fn next(&self) -> u64 {
+        self.messages.last().map_or(0, |last| last.offset + 1) + self.markers
+    }
+
+    /// The next message.
+    fn push(&mut self, stored: Stored) {
+        self.messages.push(stored);
+        self.markers = 0;
+    }
 }
 
 /// A virtual host with one exchange, whose messages a stream keeps.
@@ -78,7 +93,7 @@ impl Fake {
         let body = bytes::Bytes::copy_from_slice(body.as_bytes());
         let message = Message::new("feed".into(), key.into(), Properties::default(), body);
         let mut stream = self.stream.lock();
-        let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
+        let offset = stream.next();
         let cursor = Cursor::new(id(), offset, &message);
         let message = Arc::new(message);
         let stored = Stored {
@@ -86,7 +101,7 @@ impl Fake {
             message,
             is_left_out: false,
         };
-        stream.messages.push(stored.clone());
+        stream.push(stored.clone());
         let time = SystemTime::now() - ago - stream.lag;
         stream.times.push((offset, time));
         (stored, cursor)
@@ -97,16 +112,26 @@ impl Fake {
         let message = Message::new("feed".into(), key.into(), Properties::default(), "".into());
         let left_out = {
             let mut stream = self.stream.lock();
-            let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
+            let offset = stream.next();
             let left_out = Stored {
                 offset,
                 message: Arc::new(message),
                 is_left_out: true,
             };
-            stream.messages.push(left_out.clone());
+            stream.push(left_out.clone());
             left_out
         };
         self.sink().remember(&feed(), left_out);
+    }
+
+    /// So many markers come.
+    fn mark(&self, markers: u64) {
+        let last = {
+            let mut stream = self.stream.lock();
+            stream.markers += markers;
+            stream.next() - 1
+        };
+        self.sink().pass(&feed(), last);
     }
 
     fn sink(&self) -> Arc<dyn FeedSink> {
@@ -170,20 +195,18 @@ impl VirtualHost for Fake {
                     times.find(|(_, time)| *time >= since).unwrap().0
                 }
             };
-            // As RabbitMQ, it begins with what is there, be it beyond what was asked for.
-            let all = stream
-                .messages
-                .iter()
-                .filter(|stored| stored.offset >= from);
-            let mut messages = Vec::new();
-            for stored in all.take(ask.most) {
-                messages.push(stored.clone());
-                if stored.offset >= ask.until {
-                    break;
-                }
-            }
-            let first = messages.first().unwrap().offset;
-            let next = messages.last().unwrap().offset + 1;
+            // As RabbitMQ, it begins with what is there, be it beyond what was asked for; markers
+            // count, and are left out.
+            let first = from.max(stream.first);
+            assert!(first < stream.next(), "nothing is there");
+            let until = ask.until.saturating_add(1).max(first + 1);
+            let next = until.min(first + ask.most as u64).min(stream.next());
+            let start = stream.messages.partition_point(|one| one.offset < first);
+            let messages = stream.messages[start..].iter();
+            let messages = messages
+                .take_while(|one| one.offset < next)
+                .cloned()
+                .collect();
             Ok(JournalPart {
                 first,
                 next,
@@ -794,6 +817,60 @@ async fn history_comes_page_by_page() {
         }
         assert_eq!((pages, got), (3, numbers(0..250)));
     }
+}
+
+/// All pages of a journal, from its beginning.
+async fn pages(scene: &Scene) -> Vec<String> {
+    let (mut since, mut got) = (Since::First, Vec::new());
+    loop {
+        let ask = HistoryAsk {
+            pattern: "k",
+            since,
+            limit: 10,
+        };
+        let page = scene.hub.history("feed", &ask).await.unwrap();
+        for stored in &page.messages {
+            got.push(String::from_utf8_lossy(&stored.message.body).into_owned());
+        }
+        let next = Since::After(page.next.unwrap());
+        assert_ne!(next, since, "a page that leads nowhere");
+        since = next;
+        if !page.has_more {
+            return got;
+        }
+    }
+}
+
+/// Each node writes a marker every few seconds: a quiet day has more than are looked at for a page.
+#[tokio::test(start_paused = true)]
+async fn history_passes_a_quiet_stretch() {
+    for expired in [0, 1] {
+        let scene = scene(2);
+        scene.with(0..1).await;
+        for number in 1..3 {
+            scene.fake.mark(25_000);
+            scene.with(number..number + 1).await;
+        }
+        scene.with(3..20).await;
+        scene.fake.expire(expired as u64);
+        assert_eq!(pages(&scene).await, numbers(expired..20));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stretch_that_takes_too_long_is_told() {
+    let scene = scene(2);
+    scene.with(0..1).await;
+    scene.fake.mark(10_000_000);
+    scene.with(1..20).await;
+    scene.fake.expire(1);
+    let ask = HistoryAsk {
+        pattern: "k",
+        since: Since::First,
+        limit: 10,
+    };
+    let error = scene.hub.history("feed", &ask).await.unwrap_err();
+    assert!(matches!(error, ResumeError::Broker(_)), "{error:?}");
 }
 
 /// What happens to a client that catches up.
