@@ -88,6 +88,66 @@ async fn nothing_of_before_is_new_in_an_alarm() {
     client.expect_message("new").await;
 }
 
+/// Messages come during the alarm, and after it, so that it is never quiet: dead letters, which RabbitMQ
+/// does not hold back.
+#[tokio::test]
+async fn a_journal_that_is_never_quiet_is_ready_after_an_alarm() {
+    use lapin::types::AMQPValue;
+
+    let rabbit = std::sync::Arc::new(RabbitMq::own().await);
+    let vhost = rabbit.vhost().await;
+    let hook = testkit::Hook::start().await;
+    let builder = stentor().vhost(&vhost).hook(&hook);
+    let gateway: Gateway = kept(builder)
+        .set("broker.operation_timeout", "20s")
+        .ready()
+        .await;
+    let mut client = StompClient::tcp(gateway.stomp_address()).await;
+    let login = testkit::Login::new("alice", "secret", vhost.name());
+    client.connect(&login).await;
+
+    let channel = vhost.channel().await;
+    let mut arguments = lapin::types::FieldTable::default();
+    for (name, value) in [
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", "stentor.journal.feed"),
+    ] {
+        arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+    }
+    let options = lapin::options::QueueDeclareOptions::default();
+    let declaring = channel.queue_declare("drops".into(), options, arguments);
+    declaring.await.unwrap();
+    for number in 1..=450 {
+        let expiration = (number * 200).to_string();
+        let properties =
+            lapin::BasicProperties::default().with_expiration(expiration.as_str().into());
+        let options = lapin::options::BasicPublishOptions::default();
+        let publishing =
+            channel.basic_publish("".into(), "drops".into(), options, b"drop", properties);
+        publishing.await.unwrap().await.unwrap();
+    }
+
+    let limit = async |limit: &[&str]| {
+        let command = ["set_vm_memory_high_watermark"];
+        rabbit.ctl(&[&command, limit].concat()).await;
+    };
+    limit(&["absolute", "1MB"]).await;
+    // Where this is refused, the gateway has heard of the alarm.
+    let mut sender = StompClient::tcp(gateway.stomp_address()).await;
+    sender.connect(&login).await;
+    sender
+        .raw("SEND\ndestination:/queue/q\nreceipt:r\n\nduring\0")
+        .await;
+    sender.expect_error("broker unavailable").await;
+    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
+    let subscribe = format!("SUBSCRIBE\nid:feed\ndestination:{DESTINATION}\nreceipt:s\n\n\0");
+    client.raw(subscribe).await;
+    limit(&["0.7"]).await;
+    client.expect_receipt("s").await;
+    vhost.publish(FEED, KEY, ["new"]).await;
+    client.expect_message("new").await;
+}
+
 /// Some milliseconds after its start RabbitMQ makes a stream's writer. What is published before that
 /// it confirms and loses, which no gateway can see.
 async fn is_written_again(node: &RabbitMq) {

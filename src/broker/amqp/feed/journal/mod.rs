@@ -148,16 +148,12 @@ impl Side {
         Ok(())
     }
 
-    /// Done when what is in the stream has been read, as far as that can be told while no marker can be
-    /// published: nothing has come for a while. Nor is anything added then, or not much.
-    async fn rest(&self) {
-        loop {
-            let last = self.last.load(Ordering::Relaxed);
-            sleep(QUIET).await;
-            if self.last.load(Ordering::Relaxed) == last {
-                return;
-            }
-        }
+    /// Whether what is in the stream has been read, as far as that can be told while no marker can be
+    /// published: nothing comes for a while. Nor is anything added then, or not much.
+    async fn is_quiet(&self) -> bool {
+        let last = self.last.load(Ordering::Relaxed);
+        sleep(QUIET).await;
+        self.last.load(Ordering::Relaxed) == last
     }
 
     /// Publishes a marker. Whether the stream is there.

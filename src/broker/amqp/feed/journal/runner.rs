@@ -185,12 +185,15 @@ impl JournalRunner {
 
     /// Done when everything that is in the stream has been read: what comes from then on is new.
     async fn reach_or_rest(&self, side: &Side, shared: &Shared) -> Result<(), BrokerError> {
-        match side.reach(shared, self.deadline()).await {
-            Err(_) if self.is_blocked().await => {
-                side.rest().await;
-                Ok(())
+        loop {
+            match side.reach(shared, self.deadline()).await {
+                Err(_) if self.is_blocked().await => {}
+                reached => return reached,
             }
-            reached => reached,
+            // Where messages come all the time it is never quiet: so markers are tried, too.
+            if side.is_quiet().await {
+                return Ok(());
+            }
         }
     }
 
