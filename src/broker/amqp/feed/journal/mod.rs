@@ -15,7 +15,10 @@ mod runner;
 mod taker;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,8 +64,17 @@ pub(super) struct Side {
     last: AtomicU64,
     /// What is read is new: all that was there at first has been read.
     has_begun: AtomicBool,
-    /// Held by whoever publishes one; when the last one that came was published.
-    reached: Mutex<Option<Instant>>,
+    /// Held by whoever publishes one.
+    turn: Mutex<Turn>,
+}
+
+/// What was published last.
+#[derive(Default)]
+struct Turn {
+    /// When the last marker that came was.
+    reached: Option<Instant>,
+    /// When the last one was of all, which nobody may have waited for.
+    published: Option<Instant>,
 }
 
 /// Offsets that were left out.
@@ -100,7 +112,7 @@ impl Side {
             jumps: Jumps::default(),
             last: AtomicU64::new(u64::MAX),
             has_begun: AtomicBool::new(false),
-            reached: Mutex::default(),
+            turn: Mutex::default(),
         })
     }
 
@@ -123,19 +135,33 @@ impl Side {
     /// [`BrokerError::NotFound`]: there is no such stream.
     async fn reach(&self, shared: &Shared, deadline: Instant) -> Result<(), BrokerError> {
         let asked = Instant::now();
-        let Ok(mut reached) = timeout_at(deadline, self.reached.lock()).await else {
+        // While none can be published, nobody has to wait for a turn.
+        taking(shared, deadline).await?;
+        let publish = |number| self.publish(shared, number, deadline);
+        self.reach_by(asked, deadline, publish).await
+    }
+
+    /// The same, since a moment. `publish` says whether the stream is there.
+    async fn reach_by<F: Future<Output = Result<bool, BrokerError>>>(
+        &self,
+        asked: Instant,
+        deadline: Instant,
+        publish: impl FnOnce(u64) -> F,
+    ) -> Result<(), BrokerError> {
+        let Ok(mut turn) = timeout_at(deadline, self.turn.lock()).await else {
             return Err(BrokerError::Unavailable(late()));
         };
         // Of many who ask at a time, one does it.
-        if reached.is_some_and(|begun| begun >= asked) {
+        if turn.reached.is_some_and(|begun| begun >= asked) {
             return Ok(());
         }
         // Each is kept like a message, and clients can have one published.
-        if let Some(last) = *reached {
+        if let Some(last) = turn.published {
             sleep_until(later(last, BETWEEN).min(deadline)).await;
         }
         let (begun, number) = (Instant::now(), self.markers.next());
-        if !self.publish(shared, number, deadline).await? {
+        turn.published = Some(begun);
+        if !publish(number).await? {
             return Err(gone());
         }
         if timeout_at(deadline, self.markers.came(number))
@@ -144,7 +170,7 @@ impl Side {
         {
             return Err(BrokerError::Unavailable(late()));
         }
-        *reached = Some(begun);
+        turn.reached = Some(begun);
         Ok(())
     }
 
@@ -163,12 +189,7 @@ impl Side {
         number: u64,
         deadline: Instant,
     ) -> Result<bool, BrokerError> {
-        let live = shared.publish_link.wait_until(deadline).await?;
-        if is_blocked(&live).await {
-            return Err(BrokerError::Unavailable(
-                "it is short of memory or disk".into(),
-            ));
-        }
+        let live = taking(shared, deadline).await?;
         let channel = live.passing(deadline).await?;
         let selecting = channel.confirm_select(ConfirmSelectOptions::default());
         answer(deadline, selecting).await?;
@@ -190,6 +211,16 @@ impl Side {
             _ => Err(BrokerError::Nacked),
         }
     }
+}
+
+/// The link to publish by, unless the broker takes no messages now.
+async fn taking(shared: &Shared, deadline: Instant) -> Result<Arc<Live>, BrokerError> {
+    let live = shared.publish_link.wait_until(deadline).await?;
+    if is_blocked(&live).await {
+        let why = "it is short of memory or disk";
+        return Err(BrokerError::Unavailable(why.into()));
+    }
+    Ok(live)
 }
 
 /// Whether the broker takes no messages now, so that no marker can tell anything.
@@ -236,4 +267,41 @@ fn gone() -> BrokerError {
 
 fn no_journal() -> BrokerError {
     BrokerError::NotFound("the exchange has no journal".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, future::pending};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Each is kept by the stream. A client can ask for one, and leave before it comes.
+    #[tokio::test(start_paused = true)]
+    async fn markers_are_spaced_also_where_they_fail_or_nobody_waits() {
+        let side = Side::new("feed").unwrap();
+        let published = Cell::new(0);
+        let reach = async |publishes: bool| {
+            let publish = |_: u64| {
+                published.set(published.get() + 1);
+                async move {
+                    match publishes {
+                        true => pending::<Result<bool, BrokerError>>().await,
+                        false => Err(BrokerError::Nacked),
+                    }
+                }
+            };
+            let (now, patience) = (Instant::now(), Duration::from_millis(10));
+            let reaching = side.reach_by(now, after(Duration::from_secs(10)), publish);
+            let _ = timeout(patience, reaching).await;
+        };
+        for round in 1..4 {
+            for publishes in [round % 2 == 0, true, false, true, false] {
+                reach(publishes).await;
+            }
+            assert_eq!(published.get(), round);
+            sleep(BETWEEN).await;
+        }
+    }
 }
