@@ -40,8 +40,8 @@ pub struct JournalConfig {
     /// Bytes of a segment (`x-stream-max-segment-size-bytes`): so much at a time is forgotten.
     #[serde(deserialize_with = "size")]
     pub segment: usize,
-    /// Bytes of a journal's newest messages that this node keeps in memory: who was away for a short
-    /// while costs the broker nothing.
+    /// Bytes of a journal's newest messages that this node keeps in memory, with the encoded form that
+    /// each keeps from its first delivery on: who was away for a short while costs the broker nothing.
     #[serde(deserialize_with = "size")]
     pub memory: usize,
     /// Readings of older messages at a time, for each journal. Clients share them.

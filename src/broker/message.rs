@@ -127,6 +127,27 @@ impl Message {
         own.into_iter().chain(headers).chain(cc).sum()
     }
 
+    /// About how many bytes its tail takes, which is kept from the first delivery on.
+    #[must_use]
+    pub fn tail_weight(&self) -> usize {
+        self.tail_room(&self.body)
+    }
+
+    /// Room for a tail with that body.
+    fn tail_room(&self, body: &[u8]) -> usize {
+        // The names of some properties, `content-length` with its number, the empty line, NUL.
+        const REST: usize = 96;
+        let headers: usize = self
+            .properties
+            .headers
+            .iter()
+            .flat_map(|(name, value)| [name.len(), value.len(), ":\n".len()])
+            .sum();
+        let key = [self.exchange.len(), self.routing_key.len()];
+        let rest = [REST, headers, body.len()];
+        rest.into_iter().chain(key).sum()
+    }
+
     /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
     /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
     /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.
@@ -167,21 +188,11 @@ impl Message {
 
     /// The tail, and whether a header needs escapes in some version.
     fn encode(&self, body: &[u8], version: Version, topics: &str) -> (Tail, bool) {
-        // The names of some properties, `content-length` with its number, the empty line, NUL.
-        const REST: usize = 96;
         let special = |text: &str| {
             text.bytes()
                 .any(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0))
         };
-        let headers: usize = self
-            .properties
-            .headers
-            .iter()
-            .flat_map(|(name, value)| [name.len(), value.len(), ":\n".len()])
-            .sum();
-        let key = [self.exchange.len(), self.routing_key.len()];
-        let rest = [REST, headers, body.len()];
-        let mut out = Vec::with_capacity(rest.into_iter().chain(key).sum());
+        let mut out = Vec::with_capacity(self.tail_room(body));
         let mut escapes = false;
         self.visit_headers(topics, |name, value| {
             escapes |= special(name) || special(value);

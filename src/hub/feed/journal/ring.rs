@@ -151,9 +151,12 @@ impl Ring {
     }
 }
 
-/// The bytes that a message takes.
+/// The bytes that a message takes, with the copy that its first delivery makes: it is counted from the
+/// beginning, for nobody tells when that is.
 pub(super) fn weight(stored: &Stored) -> usize {
-    stored.message.weight().saturating_add(size_of::<Stored>())
+    let message = &stored.message;
+    let with_tail = message.weight().saturating_add(message.tail_weight());
+    with_tail.saturating_add(size_of::<Stored>())
 }
 
 #[cfg(test)]
@@ -161,6 +164,7 @@ mod tests {
     use std::sync::Arc;
 
     use proptest::prelude::*;
+    use stomp_grammar::Version;
 
     use super::*;
     use crate::broker::{Message, Properties};
@@ -195,6 +199,31 @@ mod tests {
         assert!(matches!(ring.from(3, 9), Recent::Older(4)));
         assert!(matches!(ring.from(10, 9), Recent::Ahead));
         assert!(ring.at(5).is_some() && ring.at(8).is_none());
+    }
+
+    /// What its first receiver was written is kept for the others.
+    #[test]
+    fn what_is_encoded_has_room_too() {
+        let max = 64 << 10;
+        let mut ring = Ring::new(max);
+        for offset in 0..200 {
+            let (none, body) = (Properties::default(), vec![b'x'; 1_000].into());
+            let message = Message::new("e".into(), "k".into(), none, body);
+            ring.push(Stored {
+                offset,
+                message: Arc::new(message),
+                is_left_out: false,
+            });
+        }
+        let Recent::Messages(messages, _, true) = ring.from(ring.first(), 200) else {
+            panic!()
+        };
+        let bytes = messages.iter().map(|stored| {
+            let tail = stored.message.tail(Version::V1_2, "amq.topic");
+            stored.message.body.len() + tail.bytes.len()
+        });
+        let bytes: usize = bytes.sum();
+        assert!(bytes <= max && bytes > max / 2, "{bytes}");
     }
 
     #[test]

@@ -261,9 +261,14 @@ fn scene(in_memory: usize) -> Scene {
         Properties::default(),
         bytes::Bytes::from_static(b"0000"),
     );
+    let one = Stored {
+        offset: 0,
+        message: Arc::new(message),
+        is_left_out: false,
+    };
     let config = JournalConfig {
         exchanges: ["feed".to_owned()].into(),
-        memory: (message.weight() + size_of::<Stored>()) * in_memory,
+        memory: super::ring::weight(&one) * in_memory,
         ..JournalConfig::default()
     };
     let feeds = FeedConfig {
