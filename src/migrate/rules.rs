@@ -237,23 +237,42 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Stentor counts the clients of all transports together.
+    /// Stentor counts the clients of all transports together, so they are bounded where those of both
+    /// plug-ins are.
     fn max_connections(&mut self) {
-        let mut total: u64 = 0;
-        let mut from = Vec::new();
-        for key in ["stomp.max_connections", "web_stomp.max_connections"] {
-            let Some(setting) = self.take(key) else {
-                continue;
-            };
-            if setting.value == "infinity" {
-                let why = "connections are always bounded: see [listen] max_connections";
-                self.without(&setting, why);
-            } else if let Some(count) = self.read(&setting, number::<u32>(setting.value)) {
-                total = total.saturating_add(count.into());
-                from.push(setting);
+        const ALONE: &str = "bounds the clients of one plug-in, and those of the other are not bounded: \
+                             [listen] max_connections is for the clients of all transports together, \
+                             so set it to what this machine is to hold";
+        const UNUSED: &str = "is not used: the plug-in has no listener";
+        let (mut total, mut from, mut are_bounded) = (0_u64, Vec::new(), true);
+        for (key, ports) in [
+            ("stomp.max_connections", ["stomp", "stomps"]),
+            ("web_stomp.max_connections", ["http", "https"]),
+        ] {
+            let is_used = ports.iter().any(|port| self.listens(port));
+            let mut limit = None;
+            if let Some(setting) = self.take(key) {
+                if setting.value == "infinity" {
+                    let why = "connections are always bounded: see [listen] max_connections";
+                    self.without(&setting, why);
+                } else if let Some(count) = self.read(&setting, number::<u32>(setting.value)) {
+                    limit = Some((setting, count));
+                }
+            }
+            match limit {
+                Some((setting, _)) if !is_used => self.same(&setting, UNUSED),
+                Some((setting, count)) => {
+                    total = total.saturating_add(count.into());
+                    from.push(setting);
+                }
+                None => are_bounded &= !is_used,
             }
         }
-        if !from.is_empty() {
+        if !are_bounded {
+            for setting in &from {
+                self.without(setting, ALONE);
+            }
+        } else if !from.is_empty() {
             let comment = "Of all transports together.";
             let target = ("listen", "max_connections");
             self.enter(target, total.to_string(), &from, Some(comment));

@@ -279,7 +279,14 @@ fn what_has_an_equivalent_is_written_and_read() {
             "web_stomp.ws_path = /stomp/ws",
             "websocket_path = \"/stomp/ws\"",
         ),
-        ("web_stomp.max_connections = 50", "max_connections = 50"),
+        (
+            "stomp.max_connections = 30\nweb_stomp.max_connections = 20",
+            "max_connections = 50",
+        ),
+        (
+            "stomp.listeners.tcp = none\nweb_stomp.max_connections = 50",
+            "max_connections = 50",
+        ),
         (
             "web_stomp.allow_origins.1 = https://a.example",
             "origins = [\"https://a.example\"]",
@@ -721,6 +728,10 @@ fn values_that_only_rabbitmq_takes_are_not_written() {
             "web_stomp.max_connections = infinity",
             "1: web_stomp.max_connections: connections are",
         ),
+        (
+            "stomp.max_connections = 100",
+            "1: stomp.max_connections: bounds the clients of one plug-in",
+        ),
     ] {
         let migration = migrate(line);
         assert_eq!(
@@ -735,6 +746,20 @@ fn values_that_only_rabbitmq_takes_are_not_written() {
             migration.without[0]
         );
     }
+}
+
+#[test]
+fn the_limit_of_one_plug_in_is_not_that_of_all() {
+    let text = "stomp.max_connections = 100\nweb_stomp.max_connections = infinity\n";
+    let migration = migrate(text);
+    let default = Config::default().listen.max_connections;
+    assert_eq!(
+        load_text(&migration.toml).listen.max_connections,
+        default,
+        "{}",
+        migration.toml
+    );
+    assert_eq!(migration.without.len(), 2, "{:?}", migration.without);
 }
 
 #[test]
