@@ -127,12 +127,17 @@ impl JournalRunner {
     fn take_back(&mut self, ended: Ended<FeedTaker>) -> BrokerError {
         match ended.taker {
             Some(FeedTaker::Journal(taker)) => self.taker = Some(taker),
-            _ => {
-                self.forget();
-                taker::interrupted(&*self.shared.sink, &self.id, "its reader failed");
-            }
+            _ => self.lose("its reader failed"),
         }
         ended.reason
+    }
+
+    /// What comes until the feed has begun anew is new for nobody: so clients are told, and whoever
+    /// subscribes waits until then.
+    fn lose(&mut self, why: &str) {
+        self.forget();
+        self.ready.send_modify(|ready| *ready = Err(why.into()));
+        self.unbound(why);
     }
 
     /// The feed's place in the stream is not known any more.
@@ -175,10 +180,7 @@ impl JournalRunner {
         }
         let end = part::end(&self.shared, &self.id.exchange, &self.side).await?;
         if end <= last {
-            let why = "its journal was deleted and made anew";
-            self.forget();
-            self.ready.send_modify(|ready| *ready = Err(why.into()));
-            self.unbound(why);
+            self.lose("its journal was deleted and made anew");
         }
         Ok(())
     }
