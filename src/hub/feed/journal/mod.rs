@@ -49,8 +49,10 @@ pub(in crate::hub) struct Journal {
     checks: Checks,
     /// For questions about single positions.
     questions: Semaphore,
-    /// For those who look for the last messages of a key.
-    searches: Semaphore,
+    /// For those who look for the last messages of a key in memory.
+    near_searches: Semaphore,
+    /// And beyond.
+    far_searches: Semaphore,
 }
 
 /// Those who wait for a reading.
@@ -85,7 +87,8 @@ impl Journal {
             replays: config.replays,
             checks: Checks::default(),
             questions: Semaphore::new(QUESTIONS),
-            searches: Semaphore::new(SEARCHES),
+            near_searches: Semaphore::new(SEARCHES),
+            far_searches: Semaphore::new(SEARCHES),
         }
     }
 }

@@ -48,7 +48,7 @@ const SOME: usize = 256;
 /// How far the broker's clock may be behind this machine's. What is older than this node's reading is
 /// found by the broker's times: it begins so much earlier, for a message too much harms nobody.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
-/// How long is looked at the broker: others wait for it.
+/// How long is looked at the broker, with the wait for others who do: a SUBSCRIBE waits for it.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client's wish to catch up.
@@ -504,8 +504,8 @@ impl Feed {
         pattern: &str,
         count: u16,
     ) -> Result<u64, ResumeError> {
-        // Of memory and of the broker, for a search goes far back: few at a time.
-        let _turn = journal.searches.acquire().await;
+        // A search goes far back: few at a time. What memory has waits for nobody who looks beyond.
+        let turn = journal.near_searches.acquire().await;
         let mut left = usize::from(count);
         let (first, next) = self.remembered();
         let mut end = next;
@@ -521,8 +521,10 @@ impl Feed {
             end = earliest;
             tokio::task::yield_now().await;
         }
+        drop(turn);
         let mut end = first.min(end);
         let searching = async {
+            let _turn = journal.far_searches.acquire().await;
             let there = self.first_available().await?;
             let least = first.saturating_sub(LAST_REACH).max(there);
             while end > least {

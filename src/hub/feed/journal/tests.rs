@@ -748,6 +748,38 @@ async fn the_last_ones_are_found_in_memory_and_beyond() {
     }
 }
 
+/// Who finds enough in memory waits for nobody who has to look further, and nobody waits for long.
+#[tokio::test(start_paused = true)]
+async fn searches_keep_nobody_waiting() {
+    let scene = scene(10);
+    scene.with(0..50_000).await;
+    let last = |count| Resume {
+        since: Since::Last(count),
+        on_gap: OnGap::Fail,
+    };
+    let begun = Instant::now();
+    let far = (0..200).map(|_| {
+        let hub = Arc::clone(&scene.hub);
+        async move {
+            let (client, wish) = (client(100), last(5));
+            let source = ("feed", "rare");
+            let resuming = hub.subscribe_from(source, &wish, &client, SubscriptionId(1));
+            resuming.await.unwrap();
+        }
+    });
+    let near = async {
+        sleep(READING).await;
+        let client = client(100);
+        let (_guard, resumed) = scene.resume(&client, &last(3)).await.unwrap();
+        (resumed, begun.elapsed())
+    };
+    let (_, (resumed, took)) = tokio::join!(futures_util::future::join_all(far), near);
+    assert_eq!(told(resumed), exact(3));
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let all = begun.elapsed();
+    assert!(all < Duration::from_secs(9), "{all:?}");
+}
+
 fn since(ago: u64) -> Resume {
     Resume {
         since: Since::Ago(Duration::from_secs(ago)),
