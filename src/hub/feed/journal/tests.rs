@@ -200,7 +200,9 @@ impl VirtualHost for Fake {
             let first = from.max(stream.first);
             assert!(first < stream.next(), "nothing is there");
             let until = ask.until.saturating_add(1).max(first + 1);
-            let next = until.min(first + ask.most as u64).min(stream.next());
+            let next = until
+                .min(first.saturating_add(ask.most as u64))
+                .min(stream.next());
             let start = stream.messages.partition_point(|one| one.offset < first);
             let messages = stream.messages[start..].iter();
             let messages = messages
@@ -268,7 +270,7 @@ fn scene(in_memory: usize) -> Scene {
     };
     let config = JournalConfig {
         exchanges: ["feed".to_owned()].into(),
-        memory: super::ring::weight(&one) * in_memory,
+        memory: ring::weight(&one) * in_memory,
         ..JournalConfig::default()
     };
     let feeds = FeedConfig {
