@@ -439,11 +439,12 @@ impl Runner {
         shared.config.offline.patience(&shared.vhost, exchange)
     }
 
-    /// How long the broker may take to notice that a connection is dead: two heart-beats stay away.
+    /// How long the broker may take to notice that a connection is dead: RabbitMQ does so two to three
+    /// heart-beats after the last byte.
     fn until_noticed(&self) -> Duration {
         let heartbeat = self.shared.readers.config.uri.query.heartbeat;
         let heartbeat = Duration::from_secs(heartbeat.unwrap_or_default().into());
-        let silence = heartbeat.saturating_mul(2);
+        let silence = heartbeat.saturating_mul(3);
         silence.saturating_add(self.shared.operation_timeout)
     }
 
