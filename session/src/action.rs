@@ -187,6 +187,8 @@ pub struct Settle {
     pub subscription: SubscriptionId,
     /// The tag that [`crate::Delivery::tag`] gave the message.
     pub tag: u64,
+    /// The tag of the earliest message that it settles: `tag`, unless there are more.
+    pub first: u64,
     /// Whether it settles all earlier unsettled messages of the subscription as well.
     pub multiple: bool,
     /// Accept, or reject.

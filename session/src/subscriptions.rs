@@ -231,12 +231,14 @@ impl Subscriptions {
     pub(crate) fn settle(&mut self, id: SubscriptionId, sequence: u64) -> Option<Settled> {
         let at = self.by_number(id)?;
         let subscription = self.open.get_mut(at)?;
-        let (tag, multiple) = subscription.settle(sequence)?;
+        let (first, tag) = subscription.settle(sequence)?;
+        let multiple = subscription.ack == AckMode::Client;
         let is_last = subscription.has_ended && subscription.unsettled.is_none();
         if is_last {
             self.remove(at);
         }
         Some(Settled {
+            first,
             tag,
             multiple,
             is_last,
@@ -301,6 +303,8 @@ impl Subscriptions {
 /// A message that was settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settled {
+    /// The tag of the earliest one.
+    pub(crate) first: u64,
     pub(crate) tag: u64,
     /// Earlier ones are meant, too.
     pub(crate) multiple: bool,
@@ -358,15 +362,15 @@ impl Subscription {
         sequence <= self.sequence && !self.is_unsettled(sequence)
     }
 
-    /// The tag, and whether earlier ones are meant, too. `None`: it is not unsettled.
-    fn settle(&mut self, sequence: u64) -> Option<(u64, bool)> {
+    /// The tags of the first message and the last one that this settles. `None`: it is not
+    /// unsettled.
+    fn settle(&mut self, sequence: u64) -> Option<(u64, u64)> {
         let at = self.place(sequence)?;
         let list = self.unsettled.as_mut()?;
-        let multiple = self.ack == AckMode::Client;
-        let tag = if multiple {
-            list.drain(..=at).next_back()?.tag
-        } else {
-            list.remove(at)?.tag
+        let last = list.get(at)?.tag;
+        let first = match self.ack {
+            AckMode::Client => list.drain(..=at).next()?.tag,
+            AckMode::Auto | AckMode::ClientIndividual => list.remove(at)?.tag,
         };
         if list.is_empty() {
             self.unsettled = None;
@@ -374,7 +378,7 @@ impl Subscription {
             // A rush is over; a client that always owes some must not keep room for it.
             list.shrink_to(list.len().saturating_mul(2));
         }
-        Some((tag, multiple))
+        Some((first, last))
     }
 
     fn place(&self, sequence: u64) -> Option<usize> {
@@ -429,11 +433,11 @@ mod tests {
         for tag in 101..=200 {
             subscription.deliver(tag);
         }
-        assert_eq!(subscription.settle(99), Some((199, true)));
+        assert_eq!(subscription.settle(99), Some((101, 199)));
         assert!(subscription.unsettled.as_ref().unwrap().capacity() < 10);
         assert_eq!(subscription.settle(99), None);
         assert_eq!(subscription.settle(50), None);
-        assert_eq!(subscription.settle(100), Some((200, true)));
+        assert_eq!(subscription.settle(100), Some((200, 200)));
         assert!(subscription.unsettled.is_none());
     }
 }

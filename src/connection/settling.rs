@@ -39,7 +39,7 @@ pub(super) fn unsettled() -> Told {
 pub(super) fn check(tasks: &[Task]) -> Result<(), Problem> {
     let is_stale = |task: &Task| match task {
         Task::Settle(consumer, settle) => {
-            settle.stake == Stake::Commit && !consumer.holds(settle.tag)
+            settle.stake == Stake::Commit && !holds_all(&**consumer, settle)
         }
         _ => false,
     };
@@ -49,12 +49,20 @@ pub(super) fn check(tasks: &[Task]) -> Result<(), Problem> {
     }
 }
 
+/// Whether every message of a settlement can be settled. Tags only grow, and a lost link takes all
+/// of before: so no more than the first and the last need be looked at.
+fn holds_all(consumer: &dyn Consumer, settle: &Settle) -> bool {
+    consumer.holds(settle.first) && consumer.holds(settle.tag)
+}
+
 /// Settles what a client settles.
 pub(super) async fn settle(
     mailbox: &Mailbox,
     consumer: Arc<dyn Consumer>,
     settle: Settle,
 ) -> Result<Owed, Problem> {
+    // Later, those that this settles are held no more.
+    let is_whole = holds_all(&*consumer, &settle);
     let Settle {
         subscription,
         tag,
@@ -67,10 +75,10 @@ pub(super) async fn settle(
     let settled = settling.await?;
     match (stake, settled) {
         (Stake::Nothing, _) => Ok(Owed::Done),
-        (Stake::Receipt, Settled::Told) => Ok(Owed::Receipt(consumer.heard(tag))),
-        (Stake::Receipt, Settled::Stale) => Ok(Owed::Unsettled),
-        (Stake::Commit, Settled::Told) => Ok(Owed::Commit((consumer, tag))),
-        (Stake::Commit, Settled::Stale) => Err(BrokerError::Unavailable(CUT.into()).into()),
+        (Stake::Receipt, Settled::Told) if is_whole => Ok(Owed::Receipt(consumer.heard(tag))),
+        (Stake::Receipt, _) => Ok(Owed::Unsettled),
+        (Stake::Commit, Settled::Told) if is_whole => Ok(Owed::Commit((consumer, tag))),
+        (Stake::Commit, _) => Err(BrokerError::Unavailable(CUT.into()).into()),
     }
 }
 

@@ -306,9 +306,15 @@ fn id(message: &Frame) -> &str {
 
 /// A client with the jobs `one` and `two`, unacknowledged.
 async fn at_work(house: &House) -> (StompClient, [Frame; 2]) {
+    at_work_in(house, "client-individual").await
+}
+
+/// The same, in this mode of acknowledgement.
+async fn at_work_in(house: &House, mode: &str) -> (StompClient, [Frame; 2]) {
     let mut client = house.tcp().await;
-    let each = [("ack", "client-individual")];
-    client.subscribe_with("1", "/queue/jobs", &each).await;
+    client
+        .subscribe_with("1", "/queue/jobs", &[("ack", mode)])
+        .await;
     house.vhost.publish("", "jobs", ["one", "two"]).await;
     let jobs = [
         client.expect_message("one").await,
@@ -366,6 +372,36 @@ async fn a_receipt_says_when_the_message_comes_again() {
     other.subscribe("1", "/queue/jobs").await;
     other.expect_message("two").await;
     assert!(!acknowledge(&mut client, &two).await);
+}
+
+/// In mode `client`, who acknowledges the third means the first two, which another consumer has.
+#[tokio::test]
+async fn an_acknowledgement_of_all_up_to_a_message_covers_those_of_before_a_cut() {
+    for commits in [false, true] {
+        let vhost = vhost().await;
+        let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+        let house = behind(&proxy, &vhost).await;
+        let (mut client, _) = at_work_in(&house, "client").await;
+        proxy.refuse();
+        let channel = vhost.channel().await;
+        for job in ["one", "two"] {
+            let taken = eventually(DEADLINE, "another gets it", async || {
+                let getting = channel.basic_get("jobs".into(), BasicGetOptions::default());
+                getting.await.unwrap()
+            })
+            .await;
+            assert_eq!(taken.data, job.as_bytes());
+        }
+        vhost.publish("", "jobs", ["three"]).await;
+        proxy.forward();
+        let three = client.expect_message("three").await;
+        if commits {
+            commit(&mut client, &three).await;
+            client.expect_error("message taken back").await;
+        } else {
+            assert!(!acknowledge(&mut client, &three).await);
+        }
+    }
 }
 
 /// ACKs without a receipt: whether RabbitMQ has heard of them, DISCONNECT asks.

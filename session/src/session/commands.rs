@@ -266,6 +266,7 @@ impl Session {
             });
         };
         let Settled {
+            first,
             tag,
             multiple,
             is_last,
@@ -276,6 +277,7 @@ impl Session {
         Ok(Some(Settle {
             subscription,
             tag,
+            first,
             multiple,
             verdict,
             is_last,

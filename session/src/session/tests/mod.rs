@@ -294,11 +294,17 @@ fn accept(subscription: SubscriptionId, tag: u64, multiple: bool) -> Settle {
     Settle {
         subscription,
         tag,
+        first: tag,
         multiple,
         verdict: Verdict::Accept,
         is_last: false,
         stake: Stake::Nothing,
     }
+}
+
+/// The same, where it settles all from this tag on.
+fn from(first: u64, settle: Settle) -> Settle {
+    Settle { first, ..settle }
 }
 
 /// The same, in a transaction.

@@ -182,7 +182,7 @@ fn after_unsubscribe_client_is_cumulative_still_and_nothing_is_acknowledged_twic
     peer.send("UNSUBSCRIBE\nid:a");
     peer.all_done();
     peer.send(&format!("ACK\nmessage-id:{}", ids[1]));
-    assert_eq!(peer.settle(), accept(a, 11, true));
+    assert_eq!(peer.settle(), from(10, accept(a, 11, true)));
     peer.send(&format!("ACK\nmessage-id:{}", ids[0]));
     peer.assert_error("precondition_failed");
 }
@@ -237,6 +237,7 @@ fn rule_15_nack_says_what_becomes_of_the_message() {
             Settle {
                 subscription,
                 tag: 1,
+                first: 1,
                 multiple: true,
                 verdict,
                 is_last: false,
@@ -268,7 +269,7 @@ fn rule_16_client_is_cumulative_within_its_own_subscription() {
     let a2 = peer.message(a, 11);
     let a3 = peer.message(a, 12);
     peer.send(&format!("ACK\nid:{a2}"));
-    assert_eq!(peer.settle(), accept(a, 11, true));
+    assert_eq!(peer.settle(), from(10, accept(a, 11, true)));
     // The other subscription's earlier message, and the later one, are still to be settled.
     peer.send(&format!("ACK\nid:{b1}"));
     assert_eq!(peer.settle(), accept(b, 20, true));

@@ -674,7 +674,9 @@ impl Model {
                     .expect("an acknowledgement of nothing");
                 let (_, tag) = feed.unsettled[at];
                 let multiple = feed.mode == AckMode::Client;
-                feed.unsettled.drain(if multiple { 0 } else { at }..=at);
+                let mut settled = feed.unsettled.drain(if multiple { 0 } else { at }..=at);
+                let (_, first) = settled.next().unwrap();
+                drop(settled);
                 let subscription = feed.id;
                 let is_done = |feed: &Feed| feed.id == subscription && feed.unsettled.is_empty();
                 let is_last = self.ended.iter().any(is_done);
@@ -685,6 +687,7 @@ impl Model {
                     Settle {
                         subscription,
                         tag,
+                        first,
                         multiple,
                         verdict,
                         is_last,
