@@ -209,7 +209,7 @@ impl Operations {
                 let mailbox = context.guard.mailbox();
                 mailbox.release(settle.subscription, settle.tag);
                 if settle.stake == Stake::Nothing {
-                    self.routes.note_unheard(settle.subscription, settle.tag);
+                    self.routes.note_unheard(settle.subscription, settle.first);
                 }
                 let task = match self.routes.find(settle.subscription) {
                     Some(Route::Dedicated(route)) => {

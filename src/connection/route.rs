@@ -74,7 +74,8 @@ pub(super) struct Dedicated {
     pub(super) is_auto: bool,
     /// It gets nothing more; its client may acknowledge what it has.
     pub(super) has_ended: bool,
-    /// The last message that was settled without a receipt.
+    /// The first message that was settled without a receipt. If the link was lost since, its channel
+    /// is not the one of now, and the broker may not have heard; so the last one does not tell.
     unheard: Option<u64>,
     /// In its room.
     stay: Option<Box<Stay>>,
@@ -145,11 +146,11 @@ impl Routes {
     pub(super) fn note_unheard(&mut self, subscription: SubscriptionId, tag: u64) {
         let mut routes = self.0.iter_mut();
         if let Some((_, Route::Dedicated(route))) = routes.find(|(id, _)| *id == subscription) {
-            route.unheard = Some(tag);
+            route.unheard = Some(route.unheard.map_or(tag, |first| first.min(tag)));
         }
     }
 
-    /// The last of these messages of each consumer.
+    /// The first of these messages of each consumer.
     pub(super) fn unheard(&self) -> Vec<(Arc<dyn Consumer>, u64)> {
         let unheard = self.0.iter().filter_map(|(_, route)| match route {
             Route::Dedicated(route) => Some((Arc::clone(&route.consumer), route.unheard?)),

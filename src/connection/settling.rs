@@ -82,7 +82,8 @@ pub(super) async fn settle(
     }
 }
 
-/// Asks for each consumer once, behind the last of its settlements.
+/// Asks for each consumer once, behind the last of its settlements: by the first tag, whose channel
+/// may have ended.
 pub(super) fn heard(settled: Vec<(Arc<dyn Consumer>, u64)>) -> Vec<Confirm> {
     let mut last: Vec<(Arc<dyn Consumer>, u64)> = Vec::new();
     for (consumer, tag) in settled {

@@ -438,6 +438,35 @@ async fn the_receipt_of_disconnect_says_when_messages_may_come_again() {
     assert_eq!(next.expect_messages(2).await, ["one", "two"]);
 }
 
+/// It hears of the last ACK, but not of the one before the cut.
+#[tokio::test]
+async fn the_receipt_of_disconnect_remembers_what_was_before_a_cut() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = behind(&proxy, &vhost).await;
+    let (mut client, [one, _]) = at_work(&house).await;
+    proxy.freeze();
+    client.raw(format!("ACK\nid:{}\n\n\0", id(&one))).await;
+    // Receipts keep the order of their frames: the ACK was handed over.
+    client.raw("BEGIN\ntransaction:t\nreceipt:b\n\n\0").await;
+    client.expect_receipt("b").await;
+    proxy.refuse();
+    let is_cut = async || proxy.open() == 0;
+    eventually(DEADLINE, "the ACK is lost", is_cut).await;
+    proxy.forward();
+    client.expect_message("one").await;
+    let two = client.expect_message("two").await;
+    client.raw(format!("ACK\nid:{}\n\n\0", id(&two))).await;
+    client.raw("DISCONNECT\nreceipt:d\n\n\0").await;
+    let receipt = client.expect_receipt("d").await;
+    assert_eq!(receipt.header("settled"), Some("false"));
+    client.expect_closed().await;
+
+    let mut next = house.tcp().await;
+    next.subscribe("1", "/queue/jobs").await;
+    next.expect_message("one").await;
+}
+
 /// RabbitMQ has those again that the mailbox had no room for, and sends them with new tags: nobody
 /// waits for the old ones.
 #[tokio::test]
