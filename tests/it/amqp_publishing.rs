@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::poll;
 use lapin::{
     ExchangeKind as Kind,
     options::{ExchangeDeclareOptions, ExchangeDeleteOptions},
@@ -15,7 +16,10 @@ use stentor::broker::{
 };
 use testkit::{DEADLINE, Proxy, RabbitMq, Vhost, eventually};
 
-use crate::broker_contract::support::{Feeds, Inbox, Node, message, queue, reading};
+use crate::{
+    broker_contract::support::{Feeds, Inbox, Node, message, queue, reading},
+    isolation_links::process,
+};
 
 struct World {
     vhost: Vhost,
@@ -195,6 +199,38 @@ async fn publishing_is_bounded_in_time() {
         node.try_send(message("", "q", "after")).await.is_ok()
     })
     .await;
+}
+
+/// A queue's process hangs. More clients send to it than there are places in all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_that_does_not_confirm_leaves_room_to_others() {
+    let rabbit = Arc::new(RabbitMq::own().await);
+    let vhost = rabbit.vhost_of_classic_queues().await;
+    let config = Config {
+        max_pending_publishes: 16,
+        publish_channels: 1,
+        operation_timeout: 4 * DEADLINE,
+        ..Config::default()
+    };
+    let node = open(&vhost, "guest", &rabbit.amqp_address(), config).await;
+    node.vhost.declare_queue(&queue("stuck")).await.unwrap();
+    node.send("", "stuck", "before").await;
+    process(&vhost, "stuck", "suspend").await;
+    let mut stuck = Vec::new();
+    for lane in 100..140 {
+        let mut sending = Box::pin(node.try_send(Publish {
+            lane,
+            ..message("", "stuck", "stuck")
+        }));
+        assert!(poll!(&mut sending).is_pending());
+        stuck.push(sending);
+        // The lane's task takes what it can.
+        tokio::task::yield_now().await;
+    }
+    let sending = node.try_send(message("amq.topic", "k", "elsewhere"));
+    let sent = tokio::time::timeout(DEADLINE, sending).await;
+    assert_eq!(sent, Ok(Ok(())));
+    process(&vhost, "stuck", "resume").await;
 }
 
 /// A mandatory message that is returned is its own confirmation's business alone.

@@ -347,7 +347,7 @@ async fn a_queue_that_closes_the_connection_closes_nobody_else_s() {
 }
 
 /// The process of a classic queue, which `call` of Erlang's module `sys` stops or lets go on.
-async fn process(vhost: &Vhost, queue: &str, call: &str) {
+pub(crate) async fn process(vhost: &Vhost, queue: &str, call: &str) {
     let name = vhost.name();
     let asked = format!(
         "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{name}\">>, queue, <<\"{queue}\">>)), \

@@ -91,7 +91,8 @@ pub(super) struct Job {
 pub(super) struct Held {
     pub(super) turn: Place,
     pub(super) _owner: Option<Place>,
-    pub(super) _pending: OwnedSemaphorePermit,
+    /// Of its lane's places for messages without an answer, and of all.
+    pub(super) _pending: [OwnedSemaphorePermit; 2],
 }
 
 impl Job {
@@ -221,7 +222,7 @@ pub(super) struct Manner {
     /// It serves one exchange: as long as that is not known to be there, messages go alone. If
     /// not, its messages are to exchanges that are known.
     pub(super) own: bool,
-    /// Messages without an answer, at most.
+    /// Messages without an answer, at most: those that wait for the lane's task as well.
     pub(super) max_pending: usize,
 }
 
@@ -311,7 +312,6 @@ impl Lane {
         let mut idle = pin!(sleep_until(after(IDLE)));
         let mut last = Instant::now();
         loop {
-            let has_room = self.pending.len() < self.manner.max_pending;
             tokio::select! {
                 biased;
                 Some(arrival) = self.pending.next() => {
@@ -321,7 +321,7 @@ impl Lane {
                     }
                 }
                 Some(arrival) = self.overdue.next() => self.arrived(arrival).await,
-                job = jobs.recv(), if has_room => {
+                job = jobs.recv() => {
                     let Some(job) = job else { break };
                     last = Instant::now();
                     self.take(job).await;

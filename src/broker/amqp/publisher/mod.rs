@@ -37,7 +37,7 @@ use std::{
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{Duration, Instant, timeout_at},
 };
@@ -112,6 +112,8 @@ enum Kind {
 struct Handle {
     number: LaneNumber,
     jobs: mpsc::Sender<Job>,
+    /// Its places for messages without an answer.
+    share: Arc<Semaphore>,
     is_proved: Arc<AtomicBool>,
 }
 
@@ -214,7 +216,12 @@ impl Publisher {
             Some(owner) => Some(self.turns.enter(owner, lane.number).await),
             None => None,
         };
-        let Ok(pending) = Arc::clone(&self.pending).acquire_owned().await else {
+        // Who waits for the lane's task, or for a place of its share, has none of the places that are
+        // everybody's: those who publish elsewhere need them.
+        let Ok(slot) = lane.jobs.reserve().await else {
+            return Err(Box::new(job));
+        };
+        let Ok(pending) = self.room_on(&lane).await else {
             return Ok(());
         };
         job.held = Some(Held {
@@ -222,11 +229,15 @@ impl Publisher {
             _owner: owner,
             _pending: pending,
         });
-        lane.jobs.send(job).await.map_err(|refused| {
-            let mut job = refused.0;
-            job.held = None;
-            Box::new(job)
-        })
+        slot.send(job);
+        Ok(())
+    }
+
+    /// Waits for a place of the lane's share, and for one of all.
+    async fn room_on(&self, lane: &Handle) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
+        let of_lane = Arc::clone(&lane.share).acquire_owned().await?;
+        let of_all = Arc::clone(&self.pending).acquire_owned().await?;
+        Ok([of_lane, of_all])
     }
 
     /// Waits until the sender's messages on another lane have their answers. False if one of them was
@@ -336,9 +347,13 @@ impl Lanes {
         let manner = Manner {
             alone: !is_fast,
             own,
-            // One exchange whose queues do not answer leaves half of the places to others.
-            max_pending: (max_pending.checked_div(lanes).unwrap_or(max_pending) / 2).max(1),
+            // One exchange whose queues do not answer leaves a quarter of the places to others.
+            max_pending: match is_fast {
+                true => (max_pending.checked_div(lanes).unwrap_or(max_pending) / 2).max(1),
+                false => (max_pending / 8).max(1),
+            },
         };
+        let share = manner.max_pending.min(Semaphore::MAX_PERMITS);
         let (jobs, receiver) = mpsc::channel(WAITING);
         let is_proved = Arc::new(AtomicBool::new(false));
         let lane = Lane::new(
@@ -355,6 +370,7 @@ impl Lanes {
                 is_fast,
             },
             jobs,
+            share: Arc::new(Semaphore::new(share)),
             is_proved,
         })
     }
