@@ -106,6 +106,11 @@ impl Writer {
         task: &mut TaskContext<'_>,
     ) -> Poll<Result<(), Stop>> {
         let mailbox = context.guard.mailbox();
+        if is_congested(link)
+            && let Some(problem) = mailbox.take_revocation()
+        {
+            return Poll::Ready(Err(Stop::Problem(problem)));
+        }
         let mut is_empty = false;
         let mut turn = Turn::default();
         if let Some(blocked) = &mut self.blocked {

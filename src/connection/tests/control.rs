@@ -71,6 +71,24 @@ async fn a_session_a_user_and_nobody_else_is_kicked() {
     }
 }
 
+/// It takes a little of what waits, again and again, so that it is never overdue.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_is_kicked_all_the_same() {
+    let house = House::new();
+    let (mut client, session) = connect(&house, "alice").await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.set_room(0);
+    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
+    settle().await;
+    assert_eq!(run(&house, kick(Target::Session(session))).await, 1);
+    let kicked = Instant::now();
+    while !client.task.is_finished() {
+        assert!(kicked.elapsed() <= LAST_WORDS + Duration::from_secs(1));
+        client.wire.set_room(1);
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// The number is in it, so only who knows the rest as well means this session.
 #[tokio::test(start_paused = true)]
 async fn half_of_an_id_is_nobody_s() {

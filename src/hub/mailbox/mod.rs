@@ -612,6 +612,10 @@ impl Mailbox {
                 }));
             }
         }
+        if state.is_revoked() {
+            // It came just now, and found nobody to wake.
+            context.waker().wake_by_ref();
+        }
         false
     }
 
@@ -633,7 +637,26 @@ impl Mailbox {
 
     /// Ends the session: drops all messages; the problem is the last item taken.
     pub fn fail(&self, problem: Problem) {
-        self.state.lock().close(problem);
+        let mut state = self.state.lock();
+        if state.problem.is_some() && problem.is_revocation() {
+            // The other has not been taken yet, and this one is not to wait for that.
+            state.problem = Some(Box::new(problem));
+        } else {
+            state.close(problem);
+        }
+        if let Some(stuck) = &state.stuck {
+            stuck.waker.wake_by_ref();
+        }
+    }
+
+    /// The problem, if it takes the session from its client. It does not wait until the client has
+    /// read what is on its way: one that reads slowly would keep the session for hours.
+    #[must_use]
+    pub fn take_revocation(&self) -> Option<Problem> {
+        let mut state = self.state.lock();
+        let is_revoked = state.is_revoked();
+        let problem = state.problem.take_if(|_| is_revoked)?;
+        Some(*problem)
     }
 
     /// The connection is over: takes nothing more, and frees what waits.
@@ -857,6 +880,12 @@ impl MailboxState {
             ..Self::default()
         };
         self.wake();
+    }
+
+    /// Somebody has taken the session from its client, and its connection has not heard of it.
+    fn is_revoked(&self) -> bool {
+        let problem = self.problem.as_ref();
+        problem.is_some_and(|problem| problem.is_revocation())
     }
 
     fn wake(&mut self) {

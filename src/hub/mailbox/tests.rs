@@ -411,6 +411,26 @@ fn waker() -> (Arc<Unpark>, Waker) {
 }
 
 #[test]
+fn a_revocation_waits_for_nobody_who_does_not_read() {
+    let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+    let (woken, waker) = waker();
+    assert!(!mailbox.stuck(1 << 20, &Context::from_waker(&waker)));
+    mailbox.fail(Problem::SlowConsumer);
+    assert!(woken.1.swap(false, Ordering::Relaxed));
+    assert_eq!(mailbox.take_revocation(), None);
+    // The problem before has not been told.
+    mailbox.fail(Problem::Replaced);
+    assert!(woken.1.swap(false, Ordering::Relaxed));
+    // It may come before the mailbox knows that its client does not read.
+    assert!(!mailbox.stuck(1 << 20, &Context::from_waker(&waker)));
+    assert!(woken.1.load(Ordering::Relaxed));
+    assert_eq!(mailbox.take_revocation(), Some(Problem::Replaced));
+    assert_eq!(mailbox.take_revocation(), None);
+    mailbox.fail(Problem::Replaced);
+    assert!(take(&mailbox).is_none());
+}
+
+#[test]
 fn a_waiting_task_is_woken_by_everything() {
     type Push = fn(&Mailbox);
     let pushes: [Push; 3] = [
