@@ -125,6 +125,8 @@ pub struct Api {
     timeout: Duration,
     /// A turn for each request that is being served.
     turns: Arc<Semaphore>,
+    /// Bytes of bodies that may be on their way to the broker, of all calls together.
+    publishing: Semaphore,
     refused: Mutex<Seldom>,
 }
 
@@ -248,6 +250,7 @@ impl Api {
             started: Instant::now(),
             started_at: SystemTime::now(),
             turns: Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS))),
+            publishing: Semaphore::new(publish::ALL_BYTES),
             max_requests,
             rules,
             configuration,

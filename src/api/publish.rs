@@ -34,8 +34,14 @@ const MAX_KEYS: usize = 10_000;
 /// Keys whose sessions are asked for in one call of the store.
 const AT_A_TIME: usize = 1_000;
 
-/// Messages of one call that the broker has not answered for yet.
+/// Messages of one call that the broker has not answered for yet, at most.
 const WINDOW: usize = 256;
+
+/// The same in bytes of bodies: each key takes a copy of the body until it is written.
+const WINDOW_BYTES: usize = 8 << 20;
+
+/// The same for all calls together.
+pub(super) const ALL_BYTES: usize = 32 << 20;
 
 /// AMQP has no room for longer names, in bytes.
 const MAX_SHORT: usize = 255;
@@ -204,7 +210,7 @@ pub enum FailureReason {
     /// A queue refused it: it is full, say.
     Nacked,
     /// The broker cannot be reached, or did not answer in time: it may have taken the message or
-    /// not. To try again helps.
+    /// not. Or the node is short of memory, and published nothing. To try again helps.
     Unavailable,
 }
 
@@ -232,10 +238,15 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     let total = message.keys.len();
     let mut report = Vec::new();
     let failed = match api.services.vhosts.enter(name).await {
+        // Clients' messages wait then, in the clients.
+        Ok(_) if api.services.memory.is_short() => message.all_failed(
+            FailureReason::Unavailable,
+            "the node is short of memory ([memory] watermark): publish again later",
+        ),
         Ok(vhost) => {
             let rooms = api.services.rooms.as_deref();
             let known = message.known(rooms, vhost.name()).await;
-            let outcomes = message.publish(&vhost, known.as_deref()).await;
+            let outcomes = message.publish(api, &vhost, known.as_deref()).await;
             message.judge(outcomes, known.as_deref(), &mut report)
         }
         Err(EnterError::Refused(why)) => {
@@ -243,8 +254,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
         }
         Err(EnterError::Unavailable(why)) => {
             let error = BrokerError::Unavailable(why.into());
-            let keys = message.keys.iter();
-            keys.map(|key| KeyFailure::new(key, &error)).collect()
+            message.all_failed(FailureReason::Unavailable, &error.to_string())
         }
     };
     let published = total.saturating_sub(failed.len());
@@ -401,6 +411,17 @@ impl Outgoing {
         self.mandatory || self.reports && sessions.unwrap_or_default() == 0
     }
 
+    /// No message was published, all for the same reason.
+    fn all_failed(&self, reason: FailureReason, detail: &str) -> Vec<KeyFailure> {
+        let keys = self.keys.iter();
+        keys.map(|key| KeyFailure {
+            key: key.clone(),
+            reason,
+            detail: detail.to_owned(),
+        })
+        .collect()
+    }
+
     /// The keys that failed, and what became of the others, if it is to be told.
     fn judge(
         &self,
@@ -434,7 +455,14 @@ impl Outgoing {
     }
 
     /// Publishes, and answers for each key the failure, if it failed.
-    async fn publish(&self, vhost: &Hub, known: Option<&[u64]>) -> Vec<Option<KeyFailure>> {
+    async fn publish(
+        &self,
+        api: &Api,
+        vhost: &Hub,
+        known: Option<&[u64]>,
+    ) -> Vec<Option<KeyFailure>> {
+        let bytes = self.body.len().min(ALL_BYTES);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (self, &AtomicBool::new(false));
         // Nobody else's: a lane's messages wait for one another.
@@ -443,6 +471,8 @@ impl Outgoing {
         let keys = message.keys.clone().into_iter().enumerate();
         let publishing = keys.map(|(index, key)| async move {
             let mandatory = message.asks(sessions(known, index));
+            // Never closed. The bytes are given back when the broker has answered.
+            let _room = api.publishing.acquire_many(bytes).await;
             if is_away.load(Ordering::Relaxed) {
                 let error = BrokerError::Unavailable("not tried, for others found it away".into());
                 return Some(KeyFailure::new(&key, &error));
@@ -479,7 +509,10 @@ impl Outgoing {
             }
             Some(KeyFailure::new(&key, &error))
         });
-        stream::iter(publishing).buffered(WINDOW).collect().await
+        stream::iter(publishing)
+            .buffered(window(self.body.len()))
+            .collect()
+            .await
     }
 }
 
@@ -497,6 +530,14 @@ impl KeyFailure {
             detail: error.to_string(),
         }
     }
+}
+
+/// How many messages with such a body a call has under way.
+fn window(body: usize) -> usize {
+    WINDOW_BYTES
+        .checked_div(body)
+        .unwrap_or(WINDOW)
+        .clamp(1, WINDOW)
 }
 
 fn sessions(known: Option<&[u64]>, index: usize) -> Option<u64> {
@@ -604,4 +645,24 @@ fn short(field: &str, text: &str) -> Result<(), Refusal> {
         return Err(Refusal::field(field, error));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_has_so_many_bytes_under_way_whatever_its_body() {
+        for (body, messages) in [
+            (0, 256),
+            (1, 256),
+            (32 << 10, 256),
+            (64 << 10, 128),
+            (4 << 20, 2),
+            ((4 << 20) + 1, 1),
+            (100 << 20, 1),
+        ] {
+            assert_eq!(window(body), messages, "{body}");
+        }
+    }
 }

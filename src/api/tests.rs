@@ -1,14 +1,28 @@
 //! Access by token and scope; and the table against the document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
-use futures_util::stream;
+use futures_util::{
+    future::{join_all, pending},
+    stream,
+};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use warp::http::HeaderValue;
 
 use super::*;
-use crate::{http::tests::services, shutdown::Progress};
+use crate::{
+    broker::{
+        Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
+        FeedSink, Publish, QueueSpec, VirtualHost,
+    },
+    http::tests::{services, services_at},
+    node::Limits,
+    shutdown::Progress,
+};
 
 const READER: &str = "reader-0123456789";
 const WRITER: &str = "writer-0123456789";
@@ -27,10 +41,14 @@ fn tokens() -> Tokens {
 }
 
 fn api_with(config: Config) -> (Arc<Api>, Progress) {
+    api_of(services(10), config)
+}
+
+fn api_of(services: Arc<Services>, config: Config) -> (Arc<Api>, Progress) {
     let (progress, phases) = Progress::start();
     let patience = Duration::from_millis(200);
     let api = Api::new(
-        services(10),
+        services,
         phases,
         Rules::new(config, Health::default()),
         None,
@@ -434,6 +452,133 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
     let away = publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"] })).await;
     assert_eq!(away.status, 503, "{}", away.body);
     assert_eq!(away.body["failed"][1]["reason"], "unavailable");
+}
+
+/// A broker that takes messages and never confirms one: the bytes of bodies that it was given, those
+/// that are under way, and the most that ever were.
+#[derive(Default)]
+struct Silent {
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+struct SilentBroker(Arc<Silent>);
+
+impl Broker for SilentBroker {
+    fn open(&self, _: &str, _: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        Arc::new(SilentHost(Arc::clone(&self.0)))
+    }
+}
+
+struct SilentHost(Arc<Silent>);
+
+/// A message's bytes, until nobody waits for its confirm any more.
+struct UnderWay(Arc<Silent>, usize);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(self.1, Relaxed);
+    }
+}
+
+type Done = Result<(), BrokerError>;
+
+impl VirtualHost for SilentHost {
+    fn health(&self) -> Done {
+        Ok(())
+    }
+
+    fn opened(&self) -> BoxFuture<'_, Done> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn exchange_kind<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>> {
+        pending().boxed()
+    }
+
+    fn bind_feed<'a>(&'a self, _: &'a FeedId, _: &'a str) -> BoxFuture<'a, Done> {
+        pending().boxed()
+    }
+
+    fn unbind_feed<'a>(&'a self, _: &'a FeedId, _: &'a str) -> BoxFuture<'a, Done> {
+        pending().boxed()
+    }
+
+    fn end_feed(&self, _: &FeedId) {}
+
+    fn consume(
+        &self,
+        _: Consume,
+        _: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        pending().boxed()
+    }
+
+    fn declare_queue<'a>(&'a self, _: &'a QueueSpec) -> BoxFuture<'a, Done> {
+        pending().boxed()
+    }
+
+    fn delete_queue<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Done> {
+        pending().boxed()
+    }
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        let (silent, bytes) = (Arc::clone(&self.0), publish.body.len());
+        let under_way = silent.under_way.fetch_add(bytes, Relaxed) + bytes;
+        silent.most.fetch_max(under_way, Relaxed);
+        let held = UnderWay(silent, bytes);
+        let never: Confirm = async move {
+            let _held = held;
+            pending().await
+        }
+        .boxed();
+        std::future::ready(Ok(never)).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// Each key takes a copy of the body: 256 keys with 4 MiB would be a gigabyte.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_broker_is_bounded_in_bytes() {
+    let silent = Arc::<Silent>::default();
+    let broker = Arc::new(SilentBroker(Arc::clone(&silent)));
+    let config = Config {
+        tokens: tokens(),
+        ..Config::default()
+    };
+    let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    let keys: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
+    let body = "x".repeat(1 << 20);
+    let publish = json!({ "exchange": "amq.topic", "keys": keys, "body": body }).to_string();
+    for (calls, most) in [(1, 8 << 20), (6, 32 << 20)] {
+        let asking = (0..calls).map(|_| ask_owned(&api, publish.clone()));
+        for answered in join_all(asking).await {
+            assert_eq!(answered.status, 504, "{}", answered.body);
+        }
+        assert_eq!(silent.most.load(Relaxed), most, "{calls} calls");
+        assert_eq!(silent.under_way.load(Relaxed), 0);
+    }
+}
+
+/// What clients publish waits in the clients then; what comes by HTTP would wait here.
+#[tokio::test]
+async fn a_node_that_is_short_of_memory_takes_no_messages() {
+    let (api, _progress) = api();
+    api.services.memory.run_short();
+    let publish = json!({ "exchange": "amq.topic", "keys": ["a", "b"] }).to_string();
+    let refused = ask_owned(&api, publish).await;
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert_eq!(refused.body["published"], 0);
+    let failed = &refused.body["failed"][1];
+    assert_eq!(
+        (&failed["key"], &failed["reason"]),
+        (&json!("b"), &json!("unavailable"))
+    );
+    let detail = failed["detail"].as_str().unwrap();
+    assert!(detail.contains("short of memory"), "{detail}");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 use super::{stints::MAX_HEAD, *};
 use crate::{
     auth::{self, Access, Authenticator, Forwarding, Login, Refusal, User},
-    broker::{self, FeedConfig, JournalConfig, embedded::Embedded},
+    broker::{self, Broker, FeedConfig, JournalConfig, embedded::Embedded},
     control::{Ban, Control, Sessions, Subject},
     hub::{MailboxConfig, Vhosts},
     listen::{self, KeepAlive, Plain},
@@ -56,9 +56,18 @@ pub(crate) fn services(max_connections: usize) -> Arc<Services> {
 }
 
 fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
+    services_at(Arc::new(Embedded::new([])), max_connections, limits)
+}
+
+/// The same, at another broker.
+pub(crate) fn services_at(
+    at: Arc<dyn Broker>,
+    max_connections: usize,
+    limits: Limits,
+) -> Arc<Services> {
     let broker = broker::Config::default();
     let (feed, journal) = (FeedConfig::default(), JournalConfig::default());
-    let vhosts = Vhosts::new(Arc::new(Embedded::new([])), &broker, &feed, &journal);
+    let vhosts = Vhosts::new(at, &broker, &feed, &journal);
     let settings = Settings::new(
         limits,
         Stomp::default(),
