@@ -122,6 +122,9 @@ impl Webhooks {
     /// Sends what waits, up to that moment, and ends. The log says how many events are left.
     pub async fn close(&self, until: Instant) {
         for (receiver, _) in &self.receivers {
+            receiver.hurry();
+        }
+        for (receiver, _) in &self.receivers {
             // What is left is in the log.
             let _ = tokio::time::timeout_at(until, receiver.wait_empty()).await;
             receiver.close();

@@ -323,6 +323,23 @@ impl DeliveryQueue {
         dead
     }
 
+    /// The node ends soon: whatever waits is tried at once, and again at the shortest pauses. What a
+    /// receiver that is back would have got in two minutes would be lost.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        let (first, _) = self.bounds.pauses;
+        self.bounds.pauses = (first, first);
+        if let Some(failing) = &mut self.failing {
+            failing.backoff = Backoff::new(self.bounds.pauses);
+            failing.next = now;
+        }
+        for waiting in self.subjects.values_mut().flatten() {
+            waiting.backoff = Backoff::new(self.bounds.pauses);
+        }
+        let pausing = std::mem::take(&mut self.pausing);
+        self.ready
+            .extend(pausing.into_iter().map(|(_, subject)| subject));
+    }
+
     /// When [`Self::take`] has something again, if nothing else happens before.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let due = self.pausing.first().map(|(at, _)| *at);
@@ -484,6 +501,47 @@ mod tests {
         let changed = done(&mut queue, now, on_its_way, Outcome::Delivered);
         assert!(changed.is_back);
         assert_eq!(taken(&mut queue, now).len(), 4);
+    }
+
+    /// At the end of a node its receiver may just have come back.
+    #[test]
+    fn in_a_hurry_nobody_waits_for_the_longest_pause() {
+        let mut now = Instant::now();
+        let mut queue = DeliveryQueue::new(Bounds {
+            attempts: 30,
+            pauses: (Duration::from_secs(1), Duration::from_secs(120)),
+            ..bounds()
+        });
+        for subject in ["a", "b"] {
+            queue.push(told(subject, subject)).unwrap();
+        }
+        for _ in 0..7 {
+            let told = queue.take(now).unwrap();
+            done(&mut queue, now, &told.subject, failed());
+            now = queue.wake_at().unwrap();
+        }
+        let told = queue.take(now).unwrap();
+        done(&mut queue, now, &told.subject, failed());
+        assert!(queue.wake_at().unwrap() > now + Duration::from_secs(30));
+        queue.hurry(now);
+        let told = queue.take(now).unwrap();
+        // From now on each pause is short.
+        done(&mut queue, now, &told.subject, failed());
+        let again = queue.wake_at().unwrap();
+        assert!(again <= now + Duration::from_secs(1));
+        let told = queue.take(again).unwrap();
+        assert!(done(&mut queue, again, &told.subject, Outcome::Delivered).is_back);
+        let last = queue.take(again + Duration::from_secs(1)).unwrap();
+        assert_ne!(last.subject, told.subject);
+        done(&mut queue, again, &last.subject, Outcome::Delivered);
+        assert_eq!(queue.len(), 0);
+        // An event that was refused, too.
+        queue.push(self::told("c", "1")).unwrap();
+        assert_eq!(taken(&mut queue, now), ["1"]);
+        done(&mut queue, now, "c", refused());
+        assert!(taken(&mut queue, now).is_empty());
+        queue.hurry(now);
+        assert_eq!(taken(&mut queue, now), ["1"]);
     }
 
     #[test]

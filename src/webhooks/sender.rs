@@ -167,6 +167,12 @@ impl Receiver {
         }
     }
 
+    /// The node ends soon: what waits is tried now.
+    pub(super) fn hurry(&self) {
+        self.queue.lock().hurry(Instant::now());
+        self.wake.notify_one();
+    }
+
     /// Done when nothing waits.
     pub(super) async fn wait_empty(&self) {
         // It is never dropped before this ends.
