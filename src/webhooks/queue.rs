@@ -97,7 +97,7 @@ pub(super) enum Outcome {
 pub(super) struct Changed {
     /// The receiver works again.
     pub(super) is_back: bool,
-    /// It has begun to fail; how long it is left alone.
+    /// It fails, or still does; how long it is left alone.
     pub(super) is_away: Option<Duration>,
     /// The event was given up.
     pub(super) dead: Option<Dead>,
@@ -108,6 +108,8 @@ struct Waiting {
     told: Told,
     attempts: u32,
     backoff: Backoff,
+    /// The epoch in which it was taken the last time.
+    epoch: u64,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,9 @@ pub(super) struct DeliveryQueue {
     /// The same by the users who brought them about, without those who have none.
     room_bytes_of: HashMap<Arc<str>, usize>,
     failing: Option<Failing>,
+    /// How often it has begun to fail. The outcomes of requests that were on their way by then tell
+    /// nothing of how the receiver is now.
+    epoch: u64,
     dropped: u64,
     given_up: u64,
     dead: VecDeque<Dead>,
@@ -154,6 +159,7 @@ impl DeliveryQueue {
             room_bytes: 0,
             room_bytes_of: HashMap::new(),
             failing: None,
+            epoch: 0,
             dropped: 0,
             given_up: 0,
             dead: VecDeque::new(),
@@ -195,6 +201,7 @@ impl DeliveryQueue {
         let waiting = Waiting {
             attempts: 0,
             backoff: Backoff::new(self.bounds.pauses),
+            epoch: self.epoch,
             told,
         };
         let subject = Arc::clone(&waiting.told.subject);
@@ -228,18 +235,21 @@ impl DeliveryQueue {
             return None;
         }
         let subject = self.ready.pop_front()?;
-        let told = self.subjects.get(&subject)?.front()?.told.clone();
+        let first = self.subjects.get_mut(&subject)?.front_mut()?;
+        first.epoch = self.epoch;
         self.on_their_way = self.on_their_way.saturating_add(1);
-        Some(told)
+        Some(first.told.clone())
     }
 
     /// How the attempt with the first event of that subject went.
     pub(super) fn done(&mut self, now: Instant, subject: &Arc<str>, outcome: Outcome) -> Changed {
         self.on_their_way = self.on_their_way.saturating_sub(1);
         let mut changed = Changed::default();
+        let first = self.subjects.get(subject).and_then(VecDeque::front);
+        let is_of_now = first.is_some_and(|first| first.epoch == self.epoch);
         let (cause, is_refused) = match outcome {
             Outcome::Delivered => {
-                changed.is_back = self.failing.take().is_some();
+                changed.is_back = is_of_now && self.failing.take().is_some();
                 self.remove_first(subject);
                 return changed;
             }
@@ -247,9 +257,9 @@ impl DeliveryQueue {
             Outcome::Failed(cause) => (cause, false),
         };
         if is_refused {
-            changed.is_back = self.failing.take().is_some();
-        } else {
-            changed.is_away = self.fail(now, &cause);
+            changed.is_back = is_of_now && self.failing.take().is_some();
+        } else if is_of_now {
+            changed.is_away = Some(self.fail(now, &cause));
         }
         let waiting = self.subjects.get_mut(subject).and_then(VecDeque::front_mut);
         let Some(waiting) = waiting else {
@@ -266,22 +276,21 @@ impl DeliveryQueue {
         changed
     }
 
-    /// The receiver did not answer; how long it is left alone, if that is new.
-    fn fail(&mut self, now: Instant, cause: &str) -> Option<Duration> {
-        let is_new = self.failing.is_none();
+    /// The receiver did not answer; how long it is left alone.
+    fn fail(&mut self, now: Instant, cause: &str) -> Duration {
+        if self.failing.is_none() {
+            // Of requests that are on their way together, this one counts.
+            self.epoch = self.epoch.wrapping_add(1);
+        }
         let failing = self.failing.get_or_insert_with(|| Failing {
             backoff: Backoff::new(self.bounds.pauses),
             next: now,
             cause: cause.into(),
         });
-        // Of requests that were on their way together, the first one counts.
-        if failing.next > now {
-            return None;
-        }
         let pause = failing.backoff.pause();
         failing.next = now.checked_add(pause).unwrap_or(now);
         failing.cause = cause.into();
-        is_new.then_some(pause)
+        pause
     }
 
     fn remove_first(&mut self, subject: &Arc<str>) -> Option<Waiting> {
@@ -501,6 +510,30 @@ mod tests {
         let changed = done(&mut queue, now, on_its_way, Outcome::Delivered);
         assert!(changed.is_back);
         assert_eq!(taken(&mut queue, now).len(), 4);
+    }
+
+    /// It answers some of what it got before it failed.
+    #[test]
+    fn what_was_on_its_way_before_does_not_bring_a_receiver_back() {
+        let now = Instant::now();
+        let mut queue = queue(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")]);
+        assert_eq!(taken(&mut queue, now), ["1", "2", "3", "4"]);
+        assert!(done(&mut queue, now, "a", failed()).is_away.is_some());
+        assert!(!done(&mut queue, now, "b", Outcome::Delivered).is_back);
+        assert!(!done(&mut queue, now, "c", refused()).is_back);
+        assert_eq!(done(&mut queue, now, "d", failed()).is_away, None);
+        assert!(taken(&mut queue, now).is_empty());
+        assert_eq!(queue.failing(), Some("503"));
+        // One tries it, and its outcome counts.
+        let again = queue.wake_at().unwrap();
+        assert!(again > now);
+        let on_its_way = queue.take(again).unwrap();
+        assert!(queue.take(again).is_none());
+        let changed = done(&mut queue, again, &on_its_way.subject, failed());
+        assert!(changed.is_away.is_some(), "it still fails");
+        let again = queue.wake_at().unwrap();
+        let on_its_way = queue.take(again).unwrap();
+        assert!(done(&mut queue, again, &on_its_way.subject, Outcome::Delivered).is_back);
     }
 
     /// At the end of a node its receiver may just have come back.

@@ -24,7 +24,7 @@ use crate::{
     auth::http_client,
     causes::{of_request, with_causes},
     secret_url::without_secrets,
-    telemetry,
+    telemetry::{self, Seldom},
 };
 
 /// The pause after a failed attempt, at first.
@@ -42,8 +42,38 @@ pub(super) struct Receiver {
     client: Client,
     queue: Mutex<DeliveryQueue>,
     wake: Notify,
+    away: Mutex<Away>,
     /// Whether nothing waits, as of the last event that ended.
     empty: watch::Sender<bool>,
+}
+
+/// What the log has said of a receiver. One that comes and goes would fill it.
+struct Away {
+    seldom: Seldom,
+    is_said: bool,
+}
+
+impl Default for Away {
+    fn default() -> Self {
+        Self {
+            seldom: Seldom::once_in(Seldom::MINUTE),
+            is_said: false,
+        }
+    }
+}
+
+impl Away {
+    /// It is away, or still is: whether to say so, and how often that went unsaid.
+    fn let_through(&mut self) -> Option<u64> {
+        let unsaid = self.seldom.let_through(Instant::now().into_std())?;
+        self.is_said = true;
+        Some(unsaid)
+    }
+
+    /// It is back; whether to say so: if it was said that it is away.
+    fn end(&mut self) -> bool {
+        std::mem::take(&mut self.is_said)
+    }
 }
 
 impl Receiver {
@@ -69,6 +99,7 @@ impl Receiver {
             client,
             queue: Mutex::new(DeliveryQueue::new(bounds)),
             wake: Notify::new(),
+            away: Mutex::default(),
             empty: watch::Sender::new(true),
         }))
     }
@@ -126,11 +157,13 @@ impl Receiver {
         } else {
             telemetry::webhook_failed();
         }
-        if changed.is_back {
+        if changed.is_back && self.away.lock().end() {
             telemetry::webhooks_up(&self.shown);
         }
-        if let Some(pause) = changed.is_away {
-            telemetry::webhooks_down(&self.shown, &cause, pause);
+        if let Some(pause) = changed.is_away
+            && let Some(unsaid) = self.away.lock().let_through()
+        {
+            telemetry::webhooks_down(&self.shown, &cause, pause, unsaid);
         }
         if let Some(dead) = changed.dead {
             telemetry::webhook_dead(&self.shown, dead.name, &dead.id, dead.attempts, &cause);
@@ -215,6 +248,23 @@ fn of_status(status: StatusCode) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_comes_and_goes_is_told_of_once_a_minute() {
+        let mut away = Away::default();
+        assert!(!away.end(), "nobody heard that it is away");
+        assert_eq!(away.let_through(), Some(0));
+        assert!(away.end());
+        for _ in 0..3 {
+            assert_eq!(away.let_through(), None);
+            assert!(!away.end());
+        }
+        // It is still away: the last line in the log would say that it is back.
+        assert_eq!(away.let_through(), None);
+        tokio::time::advance(Seldom::MINUTE).await;
+        assert_eq!(away.let_through(), Some(4));
+        assert!(away.end());
+    }
 
     #[test]
     fn only_2xx_is_delivered_and_redirects_are_not_followed() {

@@ -62,11 +62,12 @@ pub fn webhooks_up(url: &str) {
     info!(target: "stentor::webhooks", url, "the receiver takes events again");
 }
 
-/// A receiver takes no events: they wait.
-pub fn webhooks_down(url: &str, cause: &str, retry_in: Duration) {
+/// A receiver takes no events: they wait. So did it `unsaid` more times since this was said the last
+/// time.
+pub fn webhooks_down(url: &str, cause: &str, retry_in: Duration, unsaid: u64) {
     let retry_in_ms = millis(retry_in);
     warn!(
-        target: "stentor::webhooks", url, cause, retry_in_ms,
+        target: "stentor::webhooks", url, cause, retry_in_ms, unsaid,
         "the receiver takes no events: they wait"
     );
 }
