@@ -111,6 +111,10 @@ pub struct BanOutcome {
     pub hits: u64,
     /// The nodes that answered in time.
     pub nodes: Vec<NodeOutcome>,
+    /// Nodes that presence knows, and that did not answer. If all nodes hold to it, they do once
+    /// they are back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<String>,
 }
 
 /// The page of bans to list.
@@ -262,7 +266,8 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
     let report = report.map_err(|off| Refusal::new(StatusCode::CONFLICT, off.to_string()))?;
     let recorded = services.registry.record_ban(&change).await;
     let hits = report.hits();
-    let is_sure = report.unreached.is_none() && !matches!(recorded, Some(Err(_)));
+    let is_sure =
+        report.unreached.is_none() && report.silent.is_empty() && !matches!(recorded, Some(Err(_)));
     let (reach, unreached) = reach(&recorded, services.control.has_joined(), report.unreached);
     if change.ban.is_none() && hits == 0 && is_sure {
         let error = format!("{} is not banned", change.subject);
@@ -285,6 +290,7 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
         unreached,
         hits,
         nodes: nodes(report.nodes),
+        silent: report.silent.into_iter().map(Into::into).collect(),
     })
 }
 

@@ -22,6 +22,9 @@ pub struct Outcome {
     /// The nodes that answered within a second. If all nodes share presence, a command about a user
     /// ends earlier: when all nodes that presence knows have answered.
     pub nodes: Vec<NodeOutcome>,
+    /// Nodes that presence knows, and that did not answer: it may not be done there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<String>,
     /// The reason why other nodes could not be told. Missing if they could, or if there are no
     /// others.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,10 +248,15 @@ async fn run(api: &Api, command: Command) -> Result<Outcome, Refusal> {
         .await
         .map_err(|off| Refusal::new(StatusCode::CONFLICT, off.to_string()))?;
     let hits = report.hits();
-    let Report { nodes, unreached } = report;
+    let Report {
+        nodes,
+        silent,
+        unreached,
+    } = report;
     Ok(Outcome {
         hits,
         nodes: self::nodes(nodes),
+        silent: silent.into_iter().map(Into::into).collect(),
         unreached: unreached.map(Into::into),
     })
 }

@@ -188,14 +188,14 @@ impl ControlLink {
 
     /// Sends a command to all other nodes, and gathers their answers until `patience` is over. It
     /// ends earlier after an answer that `is_enough`, or when all of `nodes` have answered, if
-    /// they are known.
+    /// they are known. Beside the answers, the known ones that gave none.
     pub(super) async fn ask(
         &self,
         command: &Command,
         patience: Duration,
         is_enough: impl Fn(u64) -> bool,
         nodes: impl FusedFuture<Output = Option<HashSet<Box<str>>>>,
-    ) -> Result<Vec<NodeAnswer>, Box<str>> {
+    ) -> Result<(Vec<NodeAnswer>, HashSet<Box<str>>), Box<str>> {
         let envelope = self.envelope(command, true);
         let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
         let _waiting = Awaited::begin(&self.0.waiting, &envelope.id, sender);
@@ -203,14 +203,7 @@ impl ControlLink {
         let end = after(patience);
         let (mut nodes, mut awaited) = (pin!(nodes), None);
         let mut answers: Vec<NodeAnswer> = Vec::new();
-        let is_answered = |awaited: &HashSet<Box<str>>, answers: &[NodeAnswer]| {
-            let mut awaited = awaited.iter();
-            awaited.all(|node| answers.iter().any(|(name, _)| name == node))
-        };
-        while !awaited
-            .as_ref()
-            .is_some_and(|awaited| is_answered(awaited, &answers))
-        {
+        while awaited.is_none() || !silent(awaited.as_ref(), &answers).is_empty() {
             let answer = select! {
                 known = &mut nodes, if !nodes.is_terminated() => {
                     awaited = known;
@@ -227,7 +220,8 @@ impl ControlLink {
                 break;
             }
         }
-        Ok(answers)
+        let silent = silent(awaited.as_ref(), &answers);
+        Ok((answers, silent))
     }
 
     /// The nodes that are known from their own words, if one look waited for all of late.
@@ -380,8 +374,11 @@ impl ControlLink {
 }
 
 /// The known nodes that are not among those that answered.
-pub(super) fn silent(known: Option<&HashSet<Box<str>>>, views: &[NodeView]) -> HashSet<Box<str>> {
-    let has_answered = |node: &str| views.iter().any(|(name, _)| **name == *node);
+pub(super) fn silent<T>(
+    known: Option<&HashSet<Box<str>>>,
+    answers: &[(Box<str>, T)],
+) -> HashSet<Box<str>> {
+    let has_answered = |node: &str| answers.iter().any(|(name, _)| **name == *node);
     let known = known.into_iter().flatten();
     known.filter(|node| !has_answered(node)).cloned().collect()
 }

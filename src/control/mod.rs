@@ -142,6 +142,8 @@ pub struct Report {
     /// sessions, subscriptions, or permissions that were forgotten. With [`Command::Recheck`] these sessions
     /// are being asked about; which of them end, is in their nodes' logs.
     pub nodes: Vec<(Box<str>, u64)>,
+    /// Nodes that presence knows, and that did not answer in time: it may not be done there.
+    pub silent: Vec<Box<str>>,
     /// The reason why other nodes could not be told; `None` if they could, or if there are no
     /// others.
     pub unreached: Option<Box<str>>,
@@ -292,7 +294,7 @@ impl Control {
         telemetry::control_command(command.name(), &command.subject(), &self.shared.node, hits);
         let mut report = Report {
             nodes: vec![(self.shared.node.clone(), hits)],
-            unreached: None,
+            ..Report::default()
         };
         let is_done = |hits: u64| command.has_one_node() && hits > 0;
         if let Some((link, _)) = &self.link
@@ -306,7 +308,11 @@ impl Control {
                 self.known_nodes().await
             };
             match link.ask(&command, PATIENCE, is_done, nodes.fuse()).await {
-                Ok(others) => report.nodes.extend(others),
+                Ok((others, silent)) => {
+                    report.nodes.extend(others);
+                    report.silent = silent.into_iter().collect();
+                    report.silent.sort_unstable();
+                }
                 Err(error) => {
                     telemetry::control_untold(command.name(), &error);
                     report.unreached = Some(error);

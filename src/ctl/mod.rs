@@ -32,8 +32,8 @@ use self::{
 use crate::api::{
     self, Alive, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
     Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
-    Overview, PublishRequest, Published, Ready, Refusals, Room, Rooms, RoomsRequest, Session,
-    Sessions, UnsubscribeRequest, User, Users, UsersRequest, Webhooks,
+    Overview, PublishRequest, Published, Reach, Ready, Refusals, Room, Rooms, RoomsRequest,
+    Session, Sessions, UnsubscribeRequest, User, Users, UsersRequest, Webhooks,
 };
 
 /// Nobody reads faster, and each look takes a turn of the API.
@@ -69,8 +69,8 @@ impl Error {
 pub struct Done {
     /// The text to print.
     pub text: String,
-    /// Why it came to nothing, if it did: then the exit code is that of a failure.
-    pub in_vain: Option<&'static str>,
+    /// Why it came to nothing, or was not done on all nodes, if so: then the exit code is that of a failure.
+    pub in_vain: Option<String>,
 }
 
 impl From<String> for Done {
@@ -316,8 +316,8 @@ impl Asking {
                     seconds: time.map(|time| time.as_secs()),
                     reason,
                 };
-                self.post("/api/v1/bans", json(&request)?, Self::show::<BanOutcome>)
-                    .await
+                let answer = self.client.post("/api/v1/bans", json(&request)?).await?;
+                return self.banned(&answer);
             }
             Task::Bans { limit } => self.list::<Bans>("/api/v1/bans", &[], limit).await,
             Task::Unban { banned } => {
@@ -330,30 +330,18 @@ impl Asking {
                     query.extend(value.as_deref().map(|value| (name, value)));
                 }
                 let answer = self.client.delete("/api/v1/bans", &query).await?;
-                self.show::<BanOutcome>(&answer)
+                return self.banned(&answer);
             }
             Task::Recheck { session, user } => {
                 let path = match (session, user) {
                     (Some(id), _) => path(&["sessions", &id, "recheck"]),
                     (None, user) => path(&["users", &user.unwrap_or_default(), "recheck"]),
                 };
-                self.post(&path, json(&())?, Self::show::<Outcome>).await
+                return self.command(&path).await;
             }
-            Task::Forget { user } => {
-                self.post(
-                    &path(&["users", &user, "forget"]),
-                    json(&())?,
-                    Self::show::<Outcome>,
-                )
-                .await
-            }
+            Task::Forget { user } => return self.command(&path(&["users", &user, "forget"])).await,
             Task::RefreshGroups { user } => {
-                self.post(
-                    &path(&["users", &user, "groups"]),
-                    json(&())?,
-                    Self::show::<Outcome>,
-                )
-                .await
+                return self.command(&path(&["users", &user, "groups"])).await;
             }
             Task::Publish(message) => self.publish(message).await,
             Task::Alive => self.get("/healthz", Self::show::<Alive>).await,
@@ -377,7 +365,12 @@ impl Asking {
         let path = path(&["users", user, "unsubscribe"]);
         let answer = self.client.post(&path, json(request)?).await?;
         let nobody = "no subscription was ended: the user has none to that destination";
-        self.unless_in_vain(&answer, nobody)
+        self.done(&answer, Some(nobody))
+    }
+
+    async fn command(&self, path: &str) -> Result<Done, Error> {
+        let answer = self.client.post(path, json(&())?).await?;
+        self.done(&answer, None)
     }
 
     async fn kick(&self, target: &Target, reason: &str) -> Result<Done, Error> {
@@ -393,14 +386,27 @@ impl Asking {
             (None, user) => path(&["users", user.as_deref().unwrap_or_default(), "sessions"]),
         };
         let answer = self.client.delete(&path, &query).await?;
-        self.unless_in_vain(&answer, "no session was ended: there is none of that name")
+        let nobody = "no session was ended: there is none of that name";
+        self.done(&answer, Some(nobody))
     }
 
-    fn unless_in_vain(&self, answer: &str, nobody: &'static str) -> Result<Done, Error> {
+    /// What a command did. It is a failure if some nodes may not have done it; or, with the words
+    /// `nobody`, if it hit nothing.
+    fn done(&self, answer: &str, nobody: Option<&str>) -> Result<Done, Error> {
         let outcome: Outcome = self.client.parse(answer)?;
         Ok(Done {
             text: self.show::<Outcome>(answer)?,
-            in_vain: (outcome.hits == 0).then_some(nobody),
+            in_vain: show::in_vain(&outcome, nobody),
+        })
+    }
+
+    /// What a ban did, or its lifting. Nodes that are cut off learn of it where it reaches all.
+    fn banned(&self, answer: &str) -> Result<Done, Error> {
+        let outcome: BanOutcome = self.client.parse(answer)?;
+        let is_partial = outcome.reach == Reach::ThisNodeOnly;
+        Ok(Done {
+            text: self.show::<BanOutcome>(answer)?,
+            in_vain: is_partial.then(|| show::this_node_only(&outcome)),
         })
     }
 
@@ -457,7 +463,7 @@ impl Asking {
         let (is_ready, answer) = self.client.look("/readyz").await?;
         Ok(Done {
             text: self.show::<Ready>(&answer)?,
-            in_vain: (!is_ready).then_some("the node is not ready"),
+            in_vain: (!is_ready).then(|| "the node is not ready".to_owned()),
         })
     }
 

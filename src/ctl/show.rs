@@ -256,8 +256,41 @@ impl Show for Outcome {
                 legible(why)
             ));
         }
+        text.push_str(&unheard(&self.silent));
         text
     }
+}
+
+/// A line about nodes that did not answer, if there are any.
+fn unheard(silent: &[String]) -> String {
+    match silent {
+        [] => String::new(),
+        silent => format!("No answer came from: {}\n", legible(&silent.join(", "))),
+    }
+}
+
+/// Why a command came to nothing (then it is in these words, if they are given), or may not be done
+/// on all nodes.
+pub(super) fn in_vain(outcome: &Outcome, nobody: Option<&str>) -> Option<String> {
+    let elsewhere = match (&outcome.unreached, &*outcome.silent) {
+        (Some(why), _) => format!("other nodes could not be told: {}", legible(why)),
+        (None, []) => {
+            let nobody = nobody.filter(|_| outcome.hits == 0);
+            return nobody.map(str::to_owned);
+        }
+        (None, silent) => format!("no answer came from {}", legible(&silent.join(", "))),
+    };
+    let here = match outcome.hits {
+        0 => "nothing was found on the nodes that answered",
+        _ => "it may be done only in part",
+    };
+    Some(format!("{here}; {elsewhere}"))
+}
+
+/// Why a ban, or its lifting, holds on one node alone.
+pub(super) fn this_node_only(outcome: &BanOutcome) -> String {
+    let why = outcome.unreached.as_deref().unwrap_or_default();
+    format!("only this node holds to it: {}", legible(why))
 }
 
 impl Show for Bans {
@@ -306,6 +339,7 @@ impl Show for BanOutcome {
         if let Some(why) = &self.unreached {
             text.push_str(&format!("{}\n", legible(why)));
         }
+        text.push_str(&unheard(&self.silent));
         text
     }
 }
@@ -590,6 +624,45 @@ mod tests {
         │ a\u{1b}[2J\nböb ┆ away   │
         ╰─────────────────┴────────╯
         ");
+    }
+
+    #[test]
+    fn a_command_that_did_not_reach_all_nodes_is_not_done() {
+        let nobody = Some("there is none of that name");
+        let outcome = |hits, unreached: Option<&str>, silent: &[&str]| Outcome {
+            hits,
+            nodes: Vec::new(),
+            silent: silent.iter().map(ToString::to_string).collect(),
+            unreached: unreached.map(str::to_owned),
+        };
+        for (outcome, words) in [
+            (outcome(1, None, &[]), None),
+            (outcome(0, None, &[]), Some("none of that name")),
+            (
+                outcome(1, Some("away"), &[]),
+                Some("only in part; other nodes could not be told: away"),
+            ),
+            // Whoever was meant may be on a node that nobody could ask.
+            (
+                outcome(0, Some("away"), &[]),
+                Some("nodes that answered; other nodes could not"),
+            ),
+            (
+                outcome(1, None, &["d", "e"]),
+                Some("only in part; no answer came from d, e"),
+            ),
+            (
+                outcome(0, None, &["d"]),
+                Some("nodes that answered; no answer came from d"),
+            ),
+        ] {
+            let found = in_vain(&outcome, nobody);
+            assert_eq!(found.is_some(), words.is_some(), "{outcome:?}: {found:?}");
+            let found = found.unwrap_or_default();
+            assert!(found.contains(words.unwrap_or_default()), "{found}");
+        }
+        assert_eq!(in_vain(&outcome(0, None, &[]), None), None);
+        assert!(in_vain(&outcome(0, None, &["d"]), None).is_some());
     }
 
     #[test]

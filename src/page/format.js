@@ -55,5 +55,12 @@ export function moment(when, now = new Date()) {
   return at.toDateString() === now.toDateString() ? time : `${at.toLocaleDateString('en-CA')} ${time}`;
 }
 
+/** What an action may not have reached, to stand behind what it did; nothing if it reached all nodes. */
+export function shortfall({ reach, unreached, silent = [] }) {
+  const intro = { this_node_only: 'Only this node holds to it', all_nodes: 'Others may learn of it later' }[reach] ?? 'Other nodes could not be told';
+  if (unreached || reach === 'this_node_only') return ` ${intro}${unreached ? `: ${unreached}` : ''}`;
+  return silent.length ? ` No answer came from ${silent.join(', ')}` : '';
+}
+
 /** `1 session`, `2 sessions`. */
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;

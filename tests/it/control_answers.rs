@@ -230,8 +230,9 @@ async fn all_known_nodes_are_enough() {
         begun.elapsed()
     );
     assert_eq!(report.nodes.len(), 3, "{report:?}");
+    assert!(report.silent.is_empty(), "{report:?}");
 
-    // One that presence knows, and that does not answer, is waited for.
+    // One that presence knows, and that does not answer, is waited for, and named.
     let fourth = redis_presence(&redis.url(), LONG, settings("d", LONG, None));
     eventually(DEADLINE, "presence knows it", async || known().await == 4).await;
     let begun = Instant::now();
@@ -242,5 +243,6 @@ async fn all_known_nodes_are_enough() {
         begun.elapsed()
     );
     assert_eq!(report.nodes.len(), 3, "{report:?}");
+    assert_eq!(report.silent, ["d".into()]);
     fourth.close().await;
 }

@@ -7,7 +7,7 @@ const page = '../../src/page';
 const { Series, KEPT, bucketsBetween, deliveryHistogram, quantile, speed, speedOfAll, sum } = await import(`${page}/series.js`);
 const { alarms } = await import(`${page}/alarms.js`);
 const { linksOf } = await import(`${page}/views/overview.js`);
-const { bytes, count, delay, duration, moment, plural, rate } = await import(`${page}/format.js`);
+const { bytes, count, delay, duration, moment, plural, rate, shortfall } = await import(`${page}/format.js`);
 
 const node = (at, values, more = {}) => ({
   node: 'a', at: new Date(at * 1000).toISOString(), broker: 'ok', presence: 'ok', phase: 'running', version: '1', sessions: 0, max_connections: 10,
@@ -93,6 +93,38 @@ test('numbers are short, and what is not known is a dash', () => {
   assert.equal(moment('no time'), '–');
 });
 
+test('an action that did not reach all nodes says so', () => {
+  assert.equal(shortfall({ hits: 1, nodes: [] }), '');
+  assert.equal(shortfall({ reach: 'all_nodes' }), '');
+  assert.equal(shortfall({ reach: 'this_node_only', unreached: 'away' }), ' Only this node holds to it: away');
+  assert.equal(shortfall({ reach: 'all_nodes', unreached: 'away' }), ' Others may learn of it later: away');
+  assert.equal(shortfall({ unreached: 'away' }), ' Other nodes could not be told: away');
+  assert.equal(shortfall({ silent: ['d', 'e'] }), ' No answer came from d, e');
+});
+
+/** Says yes to the last question, and resolves to the note that follows. */
+async function confirmed(tab) {
+  tab.last('form').dispatchEvent(new Event('submit'));
+  await settled();
+  return tab.last('p').text;
+}
+
+test('a kick and the lifting of a ban tell which nodes were not reached', async (context) => {
+  const tab = pretend(context);
+  document.getElementById = () => tab.root;
+  const { kickDialog } = await import(`${page}/views/session.js`);
+  const api = { delete: async () => ({ hits: 1, nodes: [], unreached: 'RabbitMQ is away' }) };
+  kickDialog(api, { user: 'alice', session: 'one' });
+  assert.equal(await confirmed(tab), '1 session of alice told to end. Other nodes could not be told: RabbitMQ is away');
+
+  const { show } = await import(`${page}/views/bans.js`);
+  const lifted = { reach: 'this_node_only', unreached: 'RabbitMQ is away', hits: 1, nodes: [] };
+  show({ api: { may: () => true, get: async () => ({ bans: [{ user: 'alice' }] }), delete: async () => lifted }, root: tab.root });
+  await settled();
+  tab.last('button').dispatchEvent(new Event('click'));
+  assert.equal(await confirmed(tab), 'alice is not banned any more. Only this node holds to it: RabbitMQ is away');
+});
+
 test('a broker that is away is not taken for one inside the program', () => {
   const links = [{ address: '10.0.0.1:5672', links: 3 }, { address: '10.0.0.2:5672', links: 1 }];
   const [inside, linked, away] = [node(0, {}, { links: [] }), node(0, {}, { links }), node(0, {}, { links: [], broker: 'the broker is not reachable' })];
@@ -106,7 +138,8 @@ function pretend(context) {
   class Element extends EventTarget {
     isConnected = true;
     value = '';
-    append() {}
+    text = '';
+    append(...parts) { this.text += parts.filter((part) => typeof part === 'string').join(''); }
     contains() { return false; }
     querySelectorAll() { return []; }
     remove() { this.isConnected = false; }

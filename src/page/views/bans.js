@@ -2,7 +2,7 @@
 
 import { ask, reasonInput, tell } from '../dialog.js';
 import { field, h, pill, table } from '../dom.js';
-import { moment, plural } from '../format.js';
+import { moment, plural, shortfall } from '../format.js';
 
 export const title = 'Bans';
 export const scope = 'read';
@@ -47,8 +47,8 @@ export function show({ api, root }) {
     const isDone = await ask({
       title: `Lift the ban of ${name}?`, text: 'It may log in again, on all nodes.', button: 'Lift', isDanger: false,
       act: async () => {
-        await api.delete('/api/v1/bans', { [kind]: name });
-        tell(`${name} is not banned any more.`);
+        const outcome = await api.delete('/api/v1/bans', { [kind]: name });
+        tell(`${name} is not banned any more.${shortfall(outcome)}`);
       },
     });
     if (isDone) load();
@@ -65,7 +65,7 @@ export function show({ api, root }) {
       act: async () => {
         const seconds = time.value ? Number(time.value) : undefined;
         const outcome = await api.post('/api/v1/bans', { [kind.value]: name.value.trim(), seconds, reason: reason.value });
-        tell(`Banned on ${outcome.reach === 'all_nodes' ? 'all nodes' : 'this node only'}; ${plural(outcome.hits, 'session')} ended.`);
+        tell(`Banned on ${outcome.reach === 'all_nodes' ? 'all nodes' : 'this node only'}; ${plural(outcome.hits, 'session')} ended.${shortfall(outcome)}`);
       },
     });
     if (isDone) load();

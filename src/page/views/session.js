@@ -3,7 +3,7 @@
 import { ask, reasonInput, tell } from '../dialog.js';
 import { check, command, facts, field, h, redraw, status, table } from '../dom.js';
 import { path } from '../api.js';
-import { bytes, count, duration, moment, plural } from '../format.js';
+import { bytes, count, duration, moment, plural, shortfall } from '../format.js';
 import { whileSeen } from '../repeat.js';
 
 const EVERY = 2_000; // milliseconds
@@ -119,8 +119,8 @@ export function kickDialog(api, session) {
     button: 'Kick',
     act: async () => {
       const where = all.checked ? path('users', session.user, 'sessions') : path('sessions', session.session);
-      const { hits } = await api.delete(where, { reason: reason.value });
-      tell(`${plural(hits, 'session')} of ${session.user} told to end.`);
+      const outcome = await api.delete(where, { reason: reason.value });
+      tell(`${plural(outcome.hits, 'session')} of ${session.user} told to end.${shortfall(outcome)}`);
     },
   });
 }
@@ -140,7 +140,7 @@ export function banDialog(api, what) {
     act: async () => {
       const seconds = time.value ? Number(time.value) : undefined;
       const outcome = await api.post('/api/v1/bans', { ...what, seconds, reason: reason.value });
-      tell(`${name} is banned on ${outcome.reach === 'all_nodes' ? 'all nodes' : 'this node only'}; ${plural(outcome.hits, 'session')} ended.`);
+      tell(`${name} is banned on ${outcome.reach === 'all_nodes' ? 'all nodes' : 'this node only'}; ${plural(outcome.hits, 'session')} ended.${shortfall(outcome)}`);
     },
   });
 }
