@@ -324,12 +324,15 @@ impl Mailbox {
             return wakes;
         }
         let size = message.weight();
-        if let Some(acks) = state.acks_of(subscription) {
-            // None is left out: the client comes back for it.
-            if state.is_full(size, &self.limits)
-                || state.holds_too_much(size, &self.limits)
-                || acks.is_full()
-            {
+        if let Some(acks) = state.acks_of(subscription).map(Arc::clone) {
+            // None is left out: the client comes back for it. But what the policy lets go of other
+            // subscriptions gives way.
+            let is_too_much = |state: &MailboxState| {
+                state.is_full(size, &self.limits) || state.holds_too_much(size, &self.limits)
+            };
+            let has_room = !acks.is_full()
+                && (!is_too_much(state) || state.make_room(self.limits.overflow, is_too_much));
+            if !has_room {
                 telemetry::mailbox_overflow(Overflow::Disconnect.as_str());
                 state.close(Problem::SlowConsumer);
                 return false;
@@ -847,6 +850,18 @@ impl MailboxState {
         if let Some(index) = superseded {
             self.drop_at(index);
         }
+    }
+
+    /// Drops what the policy lets go, while there is too much. Returns false if there still is.
+    fn make_room(&mut self, overflow: Overflow, is_too_much: impl Fn(&Self) -> bool) -> bool {
+        match overflow {
+            Overflow::Disconnect => return false,
+            Overflow::Conflate if !self.conflated => self.conflate(),
+            Overflow::Conflate | Overflow::DropOldest => {}
+        }
+        telemetry::mailbox_overflow(overflow.as_str());
+        while is_too_much(self) && self.drop_oldest() {}
+        !is_too_much(self)
     }
 
     /// Those of the past are never dropped: their client was told that they come.

@@ -160,15 +160,17 @@ fn more_messages_than_allowed_end_the_session() {
     assert!(take(&mailbox).is_none());
 }
 
+/// A message of a journal.
+fn at(offset: u64) -> Arc<Message> {
+    let message = Message::clone(&message("k", "0123456789"));
+    let journal = JournalId::new("/", "feed");
+    crate::broker::journal::stored(message, journal, offset).message
+}
+
 /// A client acknowledges a journal's messages, and has them written again: what it leaves
 /// unacknowledged counts like what waits.
 #[test]
 fn messages_that_are_held_take_room() {
-    let journal = JournalId::new("/", "feed");
-    let at = |offset| {
-        let message = Message::clone(&message("k", "0123456789"));
-        crate::broker::journal::stored(message, journal, offset).message
-    };
     let size = at(0).weight();
     let mailbox = Mailbox::new(limits(100, 4 * size, Overflow::Disconnect));
     let acks = Acks::new(100, &mailbox);
@@ -191,6 +193,69 @@ fn messages_that_are_held_take_room() {
         take(&mailbox),
         Some(Item::Problem(Problem::SlowConsumer))
     ));
+}
+
+/// Of a journal whose client acknowledges nothing is left out; so the other subscriptions of the
+/// client, of which the policy may drop messages, make room.
+#[test]
+fn what_may_be_dropped_gives_way_to_what_is_acknowledged() {
+    for overflow in [Overflow::DropOldest, Overflow::Conflate] {
+        let mailbox = Mailbox::new(limits(3, 1 << 20, overflow));
+        let acks = Acks::new(100, &mailbox);
+        mailbox.track(FIRST, &acks);
+        for key in ["1", "2", "3"] {
+            mailbox.push_shared(SECOND, &message(key, "x"));
+        }
+        mailbox.push_shared(FIRST, &at(0));
+        let left = [("2=x", 1), ("3=x", 0), ("k=0123456789", 0)];
+        assert_eq!(all(&mailbox), shown(&left), "{overflow:?}");
+        // Only if nothing may be dropped.
+        for offset in 1..5 {
+            mailbox.push_shared(FIRST, &at(offset));
+        }
+        assert!(matches!(
+            take(&mailbox),
+            Some(Item::Problem(Problem::SlowConsumer))
+        ));
+    }
+    // Older messages of a key go first.
+    let mailbox = Mailbox::new(limits(3, 1 << 20, Overflow::Conflate));
+    mailbox.track(FIRST, &Acks::new(100, &mailbox));
+    for (key, body) in [("a", "1"), ("b", "1"), ("b", "2")] {
+        mailbox.push_shared(SECOND, &message(key, body));
+    }
+    mailbox.push_shared(FIRST, &at(0));
+    let left = [("a=1", 1), ("b=2", 0), ("k=0123456789", 0)];
+    assert_eq!(all(&mailbox), shown(&left));
+    // So do those in lanes.
+    let mailbox = Mailbox::new(limits(3, 1 << 20, Overflow::DropOldest));
+    mailbox.track(FIRST, &Acks::new(100, &mailbox));
+    mailbox.conflate(SECOND, Conflate::Latest);
+    for key in ["1", "2", "3"] {
+        mailbox.push_shared(SECOND, &message(key, "x"));
+    }
+    mailbox.push_shared(FIRST, &at(0));
+    let left = [("2=x", 1), ("k=0123456789", 0), ("3=x", 0)];
+    assert_eq!(all(&mailbox), shown(&left));
+}
+
+/// What a client holds takes room, too, and others' messages may have filled the rest.
+#[test]
+fn what_may_be_dropped_gives_way_to_what_is_held() {
+    let size = at(0).weight();
+    let mailbox = Mailbox::new(limits(100, 3 * size, Overflow::DropOldest));
+    let acks = Acks::new(100, &mailbox);
+    mailbox.track(FIRST, &acks);
+    mailbox.push_shared(FIRST, &at(0));
+    mailbox.hold(&take_parcel(&mailbox).unwrap());
+    for _ in 0..2 {
+        mailbox.push_shared(SECOND, &at(1));
+    }
+    mailbox.push_shared(FIRST, &at(1));
+    let subscriptions: Vec<_> = std::iter::from_fn(|| take_parcel(&mailbox))
+        .map(|parcel| (parcel.subscription, parcel.dropped))
+        .collect();
+    assert_eq!(subscriptions, [(SECOND, 1), (FIRST, 0)]);
 }
 
 #[test]
