@@ -12,7 +12,7 @@ use stomp_session::{Problem, SubscriptionId};
 use super::{
     context::{Context, Identity},
     permission::Permissions,
-    rights::{Right, Subscriptions},
+    rights::{Proof, Right, Rights, Subscriptions},
 };
 use crate::{
     auth::Refusal,
@@ -90,11 +90,18 @@ async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
         Ok(subscriptions) => subscriptions,
         Err(problem) => return Some(Err(problem)),
     };
-    for (_, right) in subscriptions {
+    for (subscription, right) in subscriptions {
         let context = session.upgrade()?;
+        let rights = context.rights()?;
+        // The list is of the beginning, and others end subscriptions meanwhile.
+        if !rights.is_noted(subscription, &right) {
+            continue;
+        }
         let permissions = Permissions::again(&context, context.identity()?);
         match permissions.right(&right).await {
             Ok(()) => {}
+            Err(_) if !rights.is_noted(subscription, &right) => {}
+            Err(_) if rights.put_off() => return Some(Ok(())),
             Err(Problem::PermissionDenied { detail }) => {
                 return Some(Err(Problem::PermissionWithdrawn { detail }));
             }
@@ -109,12 +116,38 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
     let (Some(identity), Some(rights)) = (context.identity(), context.rights()) else {
         return Ok(Vec::new());
     };
-    let proof = rights.proof();
+    loop {
+        let proof = rights.proof();
+        let answer = ask_login_again(context, identity, &proof).await;
+        // A renewal may have put others in place meanwhile: the old ones decide nothing then.
+        if answer.is_err() && !rights.is_proof(&proof) {
+            continue;
+        }
+        return match answer? {
+            Answered::Yes => Ok(rights.recheck()),
+            Answered::NotAtAll => Ok(Vec::new()),
+        };
+    }
+}
+
+/// The hook's answer about a login, if it is no refusal.
+enum Answered {
+    Yes,
+    NotAtAll,
+}
+
+async fn ask_login_again(
+    context: &Context,
+    identity: &Identity,
+    proof: &Proof,
+) -> Result<Answered, Problem> {
     match context.services.auth.user(proof.login()).await {
         Ok(user) if user == identity.user => {}
         Ok(_) => return Err(Problem::LoginChanged),
         // The hook's fault is in the log.
-        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => return Ok(Vec::new()),
+        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => {
+            return Ok(Answered::NotAtAll);
+        }
         Err(refusal @ Refusal::Denied(_)) => {
             telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
             return Err(not_any_more(identity));
@@ -125,7 +158,14 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
         .enter()
         .await
         .map_err(|_| not_any_more(identity))?;
-    Ok(rights.recheck())
+    Ok(Answered::Yes)
+}
+
+/// A renewal is over. If it met a recheck, that begins anew.
+pub(super) fn renewed(context: &Arc<Context>) {
+    if context.rights().is_some_and(Rights::renewed) {
+        tokio::spawn(Arc::clone(context).recheck());
+    }
 }
 
 /// Keeps the right of a subscription that was just opened, if the hook is asked again later.

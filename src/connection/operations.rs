@@ -23,7 +23,7 @@ use super::{
     context::Context,
     declared::Declared,
     mapping::{self, Sent},
-    perform, renewal,
+    online, perform, renewal,
     route::{Route, Routes},
     settling,
     withdrawing::Withdrawing,
@@ -414,7 +414,7 @@ impl Operations {
         now: Instant,
         done: Done,
         session: &mut Session,
-        context: &Context,
+        context: &Arc<Context>,
         all_written: bool,
     ) -> Option<NewLogin> {
         match done {
@@ -425,6 +425,7 @@ impl Operations {
                 for (subscription, _) in outcome.iter().flat_map(|renewed| &renewed.lost) {
                     self.withdraw(*subscription, context);
                 }
+                online::renewed(context);
                 renewed(session, now, operation, outcome);
             }
             Done::Subscribed(operation, subscription, outcome) => {

@@ -21,6 +21,10 @@ struct Noted {
     subscriptions: Subscriptions,
     /// How often they were asked about again.
     rechecks: u64,
+    /// A renewal has put new credentials in place, and asks about each subscription.
+    is_renewing: bool,
+    /// A recheck has left a refusal to that renewal.
+    is_put_off: bool,
 }
 
 /// The credentials of a login, which are cleared when nobody needs them any more.
@@ -56,9 +60,32 @@ impl Rights {
         Arc::clone(&self.login.lock())
     }
 
-    /// The login was renewed by others.
+    /// The login was renewed by others. Their renewal goes on with the subscriptions, until
+    /// [`Rights::renewed`].
     pub(super) fn renew(&self, login: Login) {
+        self.noted.lock().is_renewing = true;
         *self.login.lock() = Arc::new(Proof(login));
+    }
+
+    /// Whether the credentials of the login are still these.
+    pub(super) fn is_proof(&self, proof: &Arc<Proof>) -> bool {
+        Arc::ptr_eq(&self.login.lock(), proof)
+    }
+
+    /// A recheck was refused a subscription: true if that is to be found out by a renewal, which ends
+    /// that subscription alone. A new recheck is due behind it.
+    pub(super) fn put_off(&self) -> bool {
+        let mut noted = self.noted.lock();
+        noted.is_put_off |= noted.is_renewing;
+        noted.is_renewing
+    }
+
+    /// A renewal is over, and the subscriptions that it took are forgotten. Returns true if a recheck
+    /// is due.
+    pub(super) fn renewed(&self) -> bool {
+        let mut noted = self.noted.lock();
+        noted.is_renewing = false;
+        std::mem::take(&mut noted.is_put_off)
     }
 
     /// The right of each subscription, for a recheck that begins.
@@ -85,6 +112,13 @@ impl Rights {
         noted.subscriptions.reserve_exact(1);
         noted.subscriptions.push((subscription, right));
         noted.rechecks != rechecks
+    }
+
+    /// Whether the subscription is there, and needs this right.
+    pub(super) fn is_noted(&self, subscription: SubscriptionId, right: &Arc<Right>) -> bool {
+        let noted = self.noted.lock();
+        let mut all = noted.subscriptions.iter();
+        all.any(|(id, needed)| *id == subscription && Arc::ptr_eq(needed, right))
     }
 
     /// A subscription is over.

@@ -313,6 +313,107 @@ async fn subscriptions_are_asked_about_again() {
     assert_eq!(error.header("reconnect"), Some("no"));
 }
 
+fn recheck(user: &str) -> Order {
+    Order::Recheck(Target::User(user.into()))
+}
+
+/// A recheck takes its time, and its client ends subscriptions meanwhile, or others do.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_over_by_now_ends_no_session() {
+    let house = rechecking();
+    let (k, gone) = (r#"read topic "feed" "k""#, r#"read topic "feed" "gone""#);
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("k", "/exchange/feed/k", "").await;
+    // Another one is asked about, or this very one.
+    for held in [k, gone] {
+        client.subscribe("gone", "/exchange/feed/gone", "").await;
+        if held == gone {
+            house.hook.deny(gone);
+        }
+        let gate = house.hook.hold(held);
+        assert_eq!(run(&house, recheck("alice")).await, 1);
+        settle().await;
+        assert_eq!(house.hook.asked().last().unwrap(), held);
+        client.send("UNSUBSCRIBE\nid:gone\nreceipt:u\n\n\0");
+        client.expect_receipt("u").await;
+        house.hook.deny(gone);
+        gate.open();
+        settle().await;
+        client.expect_nothing();
+        house.hook.allow(gone);
+    }
+    // A moderator refuses it, then has it ended.
+    client.subscribe("gone", "/exchange/feed/gone", "").await;
+    let gate = house.hook.hold(k);
+    run(&house, recheck("alice")).await;
+    settle().await;
+    house.hook.deny(gone);
+    assert_eq!(run(&house, unsubscribe("/exchange/feed/gone")).await, 1);
+    unsubscribed(&mut client, "gone").await;
+    gate.open();
+    settle().await;
+    client.expect_nothing();
+    // What is still there counts.
+    house.hook.deny(k);
+    run(&house, recheck("alice")).await;
+    let error = client.expect_error("access_refused").await;
+    assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
+}
+
+const RENEW: &str = "SEND\ndestination:/auth/renew\ntoken:t\nreceipt:renewed\n\n\0";
+
+/// A renewal ends the subscriptions that lost their right, and no others.
+#[tokio::test(start_paused = true)]
+async fn a_recheck_leaves_it_to_a_renewal_that_is_under_way() {
+    let house = rechecking();
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("kept", "/exchange/feed/kept", "").await;
+    client.subscribe("lost", "/exchange/feed/lost", "").await;
+    house.hook.deny(r#"read topic "feed" "lost""#);
+    let gate = house.hook.hold(r#"read exchange "feed""#);
+    client.send(RENEW);
+    settle().await;
+    run(&house, recheck("alice")).await;
+    settle().await;
+    client.expect_nothing();
+    house.hook.asked();
+    gate.open();
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("subscription"), Some("lost"));
+    client.expect_receipt("renewed").await;
+    settle().await;
+    // Behind the renewal it is asked anew.
+    let asked = house.hook.asked();
+    assert!(asked.iter().any(|asked| asked == "user alice"), "{asked:?}");
+    client.expect_nothing();
+    house.hook.deny(r#"read topic "feed" "kept""#);
+    run(&house, recheck("alice")).await;
+    client.expect_error("access_refused").await;
+}
+
+/// The old credentials are refused because there are new ones.
+#[tokio::test(start_paused = true)]
+async fn credentials_that_were_renewed_meanwhile_decide_nothing() {
+    for question in ["user alice", "vhost / from 127.0.0.1"] {
+        let house = rechecking();
+        let (mut client, _) = connect(&house, "alice").await;
+        house.hook.deny(question);
+        let gate = house.hook.hold(question);
+        run(&house, recheck("alice")).await;
+        settle().await;
+        house.hook.allow(question);
+        client.send(RENEW);
+        client.expect_receipt("renewed").await;
+        gate.open();
+        settle().await;
+        client.expect_nothing();
+        house.hook.deny(question);
+        run(&house, recheck("alice")).await;
+        let error = client.expect_error("access_refused").await;
+        assert_eq!(error.header("error-code"), Some("login-revoked"));
+    }
+}
+
 /// The hook has let it in before the user's account was closed.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_under_way_is_asked_about_again_too() {

@@ -93,6 +93,7 @@ impl House {
             asked: Mutex::default(),
             denied: Mutex::default(),
             failing: Mutex::default(),
+            held: Mutex::default(),
             lifetime: Mutex::default(),
             named: Mutex::default(),
         });
@@ -198,6 +199,8 @@ pub(super) struct Hook {
     asked: Mutex<Vec<String>>,
     denied: Mutex<Vec<String>>,
     failing: Mutex<Vec<String>>,
+    /// Questions that wait for their answer when they are asked next.
+    held: Mutex<Vec<(String, Arc<Gate>)>>,
     /// How long logins count from now on.
     pub(super) lifetime: Mutex<Option<Duration>>,
     /// The user whom it names from now on, whatever the client says.
@@ -224,13 +227,32 @@ impl Hook {
         self.failing.lock().push(question.to_owned());
     }
 
+    /// The question waits at this gate when it is asked next. What the hook knows then is its answer.
+    pub(super) fn hold(&self, question: &str) -> Arc<Gate> {
+        let gate = Arc::new(Gate::new());
+        gate.close();
+        let held = (question.to_owned(), Arc::clone(&gate));
+        self.held.lock().push(held);
+        gate
+    }
+
+    fn take_held(&self, question: &str) -> Option<Arc<Gate>> {
+        let mut held = self.held.lock();
+        let index = held.iter().position(|(held, _)| held == question)?;
+        Some(held.swap_remove(index).1)
+    }
+
     async fn ask(&self, question: String) -> Result<(), Refusal> {
         let is_denied = self.denied.lock().contains(&question);
         if self.failing.lock().contains(&question) {
             return Err(Refusal::Faulty("status 500".into()));
         }
+        let held = self.take_held(&question);
         self.asked.lock().push(question);
         self.gate.pass().await;
+        if let Some(gate) = held {
+            gate.pass().await;
+        }
         if is_denied {
             Err(Refusal::Denied(Some("the log's business".into())))
         } else {
