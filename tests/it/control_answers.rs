@@ -243,6 +243,6 @@ async fn all_known_nodes_are_enough() {
         begun.elapsed()
     );
     assert_eq!(report.nodes.len(), 3, "{report:?}");
-    assert_eq!(report.silent, ["d".into()]);
+    assert_eq!(report.silent, [Box::from("d")] as [Box<str>; 1]);
     fourth.close().await;
 }
