@@ -249,7 +249,7 @@ impl Context {
             return;
         };
         if let Some(session) = self.here() {
-            return presence.regroup(session, groups);
+            return session.answer_groups(0, || presence.regroup(session, groups));
         }
         let session = Arc::new(self.presence_entry(&identity.user.name, groups, device));
         self.set_here(&session);

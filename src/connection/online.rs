@@ -71,11 +71,15 @@ impl LoggedIn for Context {
     fn refresh_groups(self: Arc<Self>) -> BoxFuture<'static, ()> {
         async move {
             let services = &self.services;
-            if let (Some(presence), Some(identity), Some(session)) =
-                (&services.presence, self.identity(), self.here())
-                && let Ok(groups) = services.auth.groups(&identity.user).await
-            {
-                presence.regroup(session, groups);
+            let (Some(presence), Some(identity)) = (&services.presence, self.identity()) else {
+                return;
+            };
+            let Some(session) = self.here() else {
+                return services.registry.begin_regroup();
+            };
+            let question = session.ask_groups();
+            if let Ok(groups) = services.auth.groups(&identity.user).await {
+                session.answer_groups(question, || presence.regroup(session, groups));
             }
         }
         .boxed()
@@ -165,6 +169,21 @@ async fn ask_login_again(
 pub(super) fn renewed(context: &Arc<Context>) {
     if context.rights().is_some_and(Rights::renewed) {
         tokio::spawn(Arc::clone(context).recheck());
+    }
+}
+
+/// The groups are known that the login has asked for: the session joins presence. `regroups`: so many
+/// orders to ask again were there before the question. One that has come since found no session in
+/// presence, so its question is asked here.
+pub(super) fn join(
+    context: &Arc<Context>,
+    groups: Vec<Arc<str>>,
+    device: Option<Box<Device>>,
+    regroups: u64,
+) {
+    context.join(groups, device);
+    if context.services.registry.regroups() != regroups {
+        tokio::spawn(Arc::clone(context).refresh_groups());
     }
 }
 

@@ -494,7 +494,9 @@ impl Operations {
                 }
                 finish(session, now, operation, Ok(()));
             }
-            Done::Groups(groups, device) => context.join(groups, device),
+            Done::Groups(groups, device, regroups) => {
+                online::join(context, groups, device, regroups);
+            }
         }
         None
     }

@@ -113,11 +113,12 @@ async fn try_to_let_in(
 /// Finds out which groups the user is in. A hook that is at fault has said so in the log: its
 /// users are here all the same.
 pub(super) async fn groups(context: Arc<Context>, device: Option<Box<Device>>) -> Done {
+    let regroups = context.services.registry.regroups();
     let groups = match context.identity() {
         Some(identity) => context.services.auth.groups(&identity.user).await,
         None => Ok(Vec::new()),
     };
-    Done::Groups(groups.unwrap_or_default(), device)
+    Done::Groups(groups.unwrap_or_default(), device, regroups)
 }
 
 /// Opens a subscription.

@@ -59,8 +59,9 @@ pub(super) enum Done {
     Operation(OperationId, Outcome),
     /// The broker has heard of settlements, or may not have of one.
     Settled(OperationId, bool),
-    /// The user's groups, which presence wants, and the device it is on.
-    Groups(Vec<Arc<str>>, Option<Box<Device>>),
+    /// The user's groups, which presence wants, and the device it is on; and how many orders to ask
+    /// for groups again there were before the question.
+    Groups(Vec<Arc<str>>, Option<Box<Device>>, u64),
 }
 
 /// The identity that a login proved, and what goes with it.

@@ -39,7 +39,8 @@ pub trait LoggedIn: Send + Sync {
     /// ends meanwhile gives its place back.
     fn recheck(self: Arc<Self>) -> BoxFuture<'static, ()>;
 
-    /// Asks the hook which groups the user is in, and tells presence. Where the hook is at fault,
-    /// the groups stay as they are; the hook's fault is in the log.
+    /// Asks the hook which groups the user is in, and tells presence, unless a later question is
+    /// answered before. Where the hook is at fault, the groups stay as they are; the hook's fault is
+    /// in the log. A session that presence does not know yet asks when it does.
     fn refresh_groups(self: Arc<Self>) -> BoxFuture<'static, ()>;
 }

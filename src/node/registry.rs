@@ -47,6 +47,7 @@ pub struct Registry {
     pub(super) inquiries: Inquiries,
     pub(super) withdrawals: Withdrawals,
     rechecks: AtomicU64,
+    regroups: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -109,6 +110,7 @@ impl Registry {
             inquiries: Inquiries::default(),
             withdrawals: Withdrawals::default(),
             rechecks: AtomicU64::new(0),
+            regroups: AtomicU64::new(0),
         })
     }
 
@@ -231,6 +233,20 @@ impl Registry {
     /// way is none yet, and sees this when it is one.
     pub(super) fn begin_recheck(&self) {
         self.rechecks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often groups were to be asked for again since the node began.
+    #[must_use]
+    pub fn regroups(&self) -> u64 {
+        // It reads by writing: so of a session that joins presence and then looks here, and an order
+        // that is counted here and then looks there, one sees the other.
+        self.regroups.fetch_add(0, Ordering::AcqRel)
+    }
+
+    /// Groups are to be asked for again. Said before sessions are looked for, as of rechecks: a session
+    /// that has not joined presence sees this when it has.
+    pub fn begin_regroup(&self) {
+        self.regroups.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Wakes the connection of that number.

@@ -152,6 +152,7 @@ impl Sessions for Registry {
     }
 
     fn refresh_groups(&self, user: &str) -> usize {
+        self.begin_regroup();
         let mut found = self.find(&Target::User(user.into()));
         found.retain(|session| session.is_in_presence());
         let count = found.len();

@@ -46,6 +46,15 @@ pub struct PresenceEntry {
     /// The device, if the client names it. Few do, so it is boxed.
     pub device: Option<Box<Device>>,
     changing: Mutex<Changing>,
+    questions: Mutex<Questions>,
+}
+
+/// The questions about a user's groups, by their numbers. 0: that of the login.
+#[derive(Debug, Default)]
+struct Questions {
+    last: u32,
+    /// The one whose answer counts.
+    answered: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +102,7 @@ impl PresenceEntry {
                 waits: false,
                 registered: false,
             }),
+            questions: Mutex::default(),
         }
     }
 
@@ -107,6 +117,25 @@ impl PresenceEntry {
     #[must_use]
     pub fn groups(&self) -> Arc<[Arc<str>]> {
         Arc::clone(&self.changing.lock().groups)
+    }
+
+    /// The groups are about to be asked for again: the number of the question.
+    #[must_use]
+    pub fn ask_groups(&self) -> u32 {
+        let mut questions = self.questions.lock();
+        questions.last = questions.last.saturating_add(1);
+        questions.last
+    }
+
+    /// A question about the groups is answered; 0 is that of the login. Questions are under way side
+    /// by side, and an old answer may come late: it is not taken if a later one was.
+    pub fn answer_groups(&self, question: u32, take: impl FnOnce()) {
+        // Locked meanwhile, so that answers are taken in the order of their questions.
+        let mut questions = self.questions.lock();
+        if question >= questions.answered {
+            questions.answered = question;
+            take();
+        }
     }
 
     /// The status that it set.
@@ -257,5 +286,23 @@ mod tests {
         assert_eq!(session.regroup(groups(&["g", "f"])), None);
         let before = session.regroup(groups(&["h"])).unwrap();
         assert_eq!(before.join(" "), "f g");
+    }
+
+    #[test]
+    fn an_old_answer_about_groups_takes_nothing_from_a_later_one() {
+        let session = PresenceEntry::new("a".into(), "s", "tcp", Vec::new());
+        let taken = Mutex::new(Vec::new());
+        let answer = |question| session.answer_groups(question, || taken.lock().push(question));
+        let (first, second, third) = (
+            session.ask_groups(),
+            session.ask_groups(),
+            session.ask_groups(),
+        );
+        answer(second);
+        // The login's, and one from before.
+        answer(0);
+        answer(first);
+        answer(third);
+        assert_eq!(*taken.lock(), [second, third]);
     }
 }

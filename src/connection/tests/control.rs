@@ -8,7 +8,8 @@ use super::*;
 use crate::{
     auth,
     control::{Command as Order, RecheckOff, Target, Unsubscribe, wire},
-    node::recheck_in_turn,
+    node::{LoginPolicy, Repeated, recheck_in_turn},
+    presence::{Node, Presence as _, memory::MemoryPresence},
 };
 
 const EVERY: Duration = Duration::from_secs(30);
@@ -732,4 +733,80 @@ async fn a_backend_unsubscribes_by_the_exchange() {
         house.publish(CONTROL, "any", &order);
     }
     unsubscribed(&mut client, "1").await;
+}
+
+fn in_presence(sessions: LoginPolicy) -> (House, Arc<MemoryPresence>) {
+    let presence = Arc::new(MemoryPresence::new(Node {
+        name: "node-1".into(),
+        since: SystemTime::now(),
+        debounce: Duration::from_secs(5),
+        events: None,
+        rooms: None,
+    }));
+    let house = House::with(Options {
+        presence: Some(Arc::clone(&presence) as _),
+        sessions,
+        ..Options::default()
+    });
+    (house, presence)
+}
+
+/// From now on the hook says that all users are in this group.
+fn regroup(house: &House, group: &str) {
+    *house.hook.groups.lock() = vec![group.into()];
+}
+
+async fn refresh_groups(house: &House) -> u64 {
+    let order = Order::RefreshGroups {
+        user: "alice".into(),
+    };
+    run(house, order).await
+}
+
+/// The groups of alice's only session.
+fn groups(presence: &MemoryPresence) -> String {
+    let sessions = presence.held("alice");
+    assert_eq!(sessions.len(), 1);
+    sessions[0].groups().join(" ")
+}
+
+/// The hook has answered before the user's role changed, and its answer is on the way.
+#[tokio::test(start_paused = true)]
+async fn groups_that_change_during_a_login_are_asked_for_again() {
+    // A session that is counted is in presence before its groups are known.
+    for (repeated_login, hits) in [(Repeated::Allow, 0), (Repeated::Replace, 1)] {
+        let (house, presence) = in_presence(LoginPolicy {
+            repeated_login,
+            ..LoginPolicy::default()
+        });
+        regroup(&house, "old");
+        let gate = house.hook.hold("groups alice");
+        let (mut client, _) = connect(&house, "alice").await;
+        settle().await;
+        regroup(&house, "new");
+        assert_eq!(refresh_groups(&house).await, hits);
+        settle().await;
+        gate.open();
+        settle().await;
+        assert_eq!(groups(&presence), "new", "{hits}");
+        client.expect_nothing();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_answers_about_groups_that_of_the_last_question_counts() {
+    let (house, presence) = in_presence(LoginPolicy::default());
+    let (_client, _) = connect(&house, "alice").await;
+    settle().await;
+    regroup(&house, "old");
+    let gate = house.hook.hold("groups alice");
+    assert_eq!(refresh_groups(&house).await, 1);
+    settle().await;
+    regroup(&house, "new");
+    assert_eq!(refresh_groups(&house).await, 1);
+    settle().await;
+    assert_eq!(groups(&presence), "new");
+    gate.open();
+    settle().await;
+    assert_eq!(groups(&presence), "new");
 }

@@ -94,6 +94,7 @@ impl House {
             denied: Mutex::default(),
             failing: Mutex::default(),
             held: Mutex::default(),
+            groups: Mutex::default(),
             lifetime: Mutex::default(),
             named: Mutex::default(),
         });
@@ -201,6 +202,8 @@ pub(super) struct Hook {
     failing: Mutex<Vec<String>>,
     /// Questions that wait for their answer when they are asked next.
     held: Mutex<Vec<(String, Arc<Gate>)>>,
+    /// The groups of all users from now on.
+    pub(super) groups: Mutex<Vec<Arc<str>>>,
     /// How long logins count from now on.
     pub(super) lifetime: Mutex<Option<Duration>>,
     /// The user whom it names from now on, whatever the client says.
@@ -285,8 +288,15 @@ impl Authenticator for Hook {
         .boxed()
     }
 
-    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        async move {
+            let groups = self.groups.lock().clone();
+            if let Some(gate) = self.take_held(&format!("groups {}", user.name)) {
+                gate.pass().await;
+            }
+            Ok(groups)
+        }
+        .boxed()
     }
 
     fn allow<'a>(&'a self, _: &'a User, access: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
