@@ -38,7 +38,8 @@ impl Ahead {
         is_declared: impl Fn(&QueueSpec) -> bool,
         context: &Arc<Context>,
     ) -> Option<Self> {
-        let answers = Answers::new(context.rechecks());
+        let orders = context.services.registry.rechecks();
+        let answers = Answers::new(context.rechecks(), orders);
         let questions = match action {
             Action::Subscribe(_, subscribe) => subscribing(subscribe, answers.unique, context)?,
             Action::Perform(_, operations) => sending(operations, is_declared, context)?,

@@ -263,15 +263,18 @@ impl<'a> Permissions<'a> {
                     // It is asked for again when it is the action's turn, and told then.
                     return answer.map_err(|_| untold());
                 }
-                Asks::Now(answers) => match answers.and_then(|answers| answers.take(&access)) {
-                    Some(answer) => answer,
-                    None => {
-                        self.context.set_asking(true);
-                        let answer = auth.allow(user, &access).await;
-                        self.context.set_asking(false);
-                        answer
+                Asks::Now(answers) => {
+                    let orders = self.context.services.registry.rechecks();
+                    match answers.and_then(|answers| answers.take(&access, orders)) {
+                        Some(answer) => answer,
+                        None => {
+                            self.context.set_asking(true);
+                            let answer = auth.allow(user, &access).await;
+                            self.context.set_asking(false);
+                            answer
+                        }
                     }
-                },
+                }
             }
         };
         answer.map_err(|refusal| self.refused(&access, refusal))

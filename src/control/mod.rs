@@ -61,6 +61,10 @@ pub trait Sessions: Send + Sync + 'static {
     /// Sessions do not keep what it takes.
     fn recheck(&self, target: &Target) -> Result<usize, RecheckOff>;
 
+    /// What the hook permitted before counts no more: sessions ask anew for what they have not done
+    /// yet. Said when its answers are forgotten.
+    fn forget(&self);
+
     /// Has the hook asked anew which groups a user is in, in the background; how many sessions
     /// hear of it.
     fn refresh_groups(&self, user: &str) -> usize;
@@ -434,7 +438,11 @@ impl ControlShared {
                 }
                 self.sessions.recheck(target)?
             }
-            Command::Forget { user } => self.auth.forget(user).await,
+            Command::Forget { user } => {
+                let forgotten = self.auth.forget(user).await;
+                self.sessions.forget();
+                forgotten
+            }
             Command::RefreshGroups { user } => self.sessions.refresh_groups(user),
             Command::Unsubscribe(wanted) => {
                 return Ok(Effect::Awaited(self.sessions.unsubscribe(wanted, late)));

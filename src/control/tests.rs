@@ -164,6 +164,8 @@ impl Sessions for Fake {
         Ok(0)
     }
 
+    fn forget(&self) {}
+
     fn refresh_groups(&self, _: &str) -> usize {
         0
     }

@@ -223,7 +223,8 @@ impl Registry {
         self.members.lock().admitted
     }
 
-    /// How often sessions were to be asked about again since the node began.
+    /// How often sessions were to be asked about again since the node began, or what the hook had
+    /// permitted was to be forgotten.
     #[must_use]
     pub fn rechecks(&self) -> u64 {
         self.rechecks.load(Ordering::Acquire)

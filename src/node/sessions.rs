@@ -151,6 +151,10 @@ impl Sessions for Registry {
         Ok(count)
     }
 
+    fn forget(&self) {
+        self.begin_recheck();
+    }
+
     fn refresh_groups(&self, user: &str) -> usize {
         self.begin_regroup();
         let mut found = self.find(&Target::User(user.into()));

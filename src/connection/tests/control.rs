@@ -490,6 +490,55 @@ async fn a_subscription_that_is_being_opened_is_asked_about_again_too() {
     }
 }
 
+/// The same without questions that were asked ahead.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_rabbitmq_opens_is_asked_about_again_too() {
+    let house = rechecking();
+    let (mut client, _) = connect(&house, "alice").await;
+    house.slow.gate.close();
+    client.send("SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\nreceipt:1\n\n\0");
+    settle().await;
+    house.hook.deny(r#"read topic "feed" "k""#);
+    house.services.control.run(recheck("alice")).await.unwrap();
+    settle().await;
+    house.slow.gate.open();
+    let error = client.expect_error("access_refused").await;
+    assert_eq!(error.header("receipt-id"), Some("1"));
+}
+
+/// The hook has permitted it before the user was muted.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_ahead_is_asked_again_behind_an_order_to_forget() {
+    let forget = Order::Forget {
+        user: "alice".into(),
+    };
+    for order in [forget, recheck("alice")] {
+        let house = rechecking();
+        let (mut client, _) = connect(&house, "alice").await;
+        // Asked about ahead, while the hook is asked about the one before.
+        house.hook.gate.close();
+        house.slow.gate.close();
+        client.send(
+            "SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\nreceipt:1\n\n\0\
+             SEND\ndestination:/exchange/feed/k\nreceipt:2\n\nmuted\0",
+        );
+        settle().await;
+        house.hook.gate.open();
+        settle().await;
+        let write = r#"write topic "feed" "k""#;
+        let asked = house.hook.asked();
+        assert!(asked.iter().any(|asked| asked == write), "{asked:?}");
+        house.hook.deny(write);
+        // Other nodes hear of it when the broker is quick again.
+        house.services.control.run(order).await.unwrap();
+        settle().await;
+        house.slow.gate.open();
+        client.expect_receipt("1").await;
+        let error = client.expect_error("access_refused").await;
+        assert_eq!(error.header("receipt-id"), Some("2"));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hook_at_fault_takes_nothing_back() {
     let house = rechecking();
