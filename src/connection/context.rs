@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
+    task::Poll,
 };
 
 use parking_lot::Mutex;
@@ -52,11 +54,18 @@ pub(super) struct Context {
     here: OnceLock<Arc<PresenceEntry>>,
     /// The status to join presence with.
     status: Mutex<Status>,
-    /// The broker has heard of the action that is being done.
-    is_handing: AtomicBool,
-    /// Whether the action that is being done waits for the hook.
-    is_asking: AtomicBool,
+    /// What the connection's own task notes of itself.
+    notes: AtomicU8,
 }
+
+/// The broker has heard of the action that is being done.
+const HANDING: u8 = 1;
+/// The action that is being done waits for the hook.
+const ASKING: u8 = 2;
+/// A login waits to hear whether its client is there still.
+const LOOKED_FOR: u8 = 4;
+/// The link has ended.
+const GONE: u8 = 8;
 
 /// The identity that a login proved.
 pub(super) struct Identity {
@@ -152,8 +161,7 @@ impl Context {
             identity: OnceLock::new(),
             here: OnceLock::new(),
             status: Mutex::default(),
-            is_handing: AtomicBool::new(false),
-            is_asking: AtomicBool::new(false),
+            notes: AtomicU8::new(0),
         })
     }
 
@@ -273,23 +281,61 @@ impl Context {
     /// An action is begun that the broker has not heard of, or it will now. Only the connection's
     /// own task says so and asks.
     pub(super) fn set_handing(&self, is_handing: bool) {
-        self.is_handing.store(is_handing, Ordering::Relaxed);
+        self.note(HANDING, is_handing);
     }
 
     /// True if the broker has heard of the action that is being done.
     pub(super) fn is_handing(&self) -> bool {
-        self.is_handing.load(Ordering::Relaxed)
+        self.has_noted(HANDING)
     }
 
     /// The action that is being done waits for the hook, or no more. As
     /// [`Context::set_handing`].
     pub(super) fn set_asking(&self, is_asking: bool) {
-        self.is_asking.store(is_asking, Ordering::Relaxed);
+        self.note(ASKING, is_asking);
     }
 
     /// Whether the action that is being done waits for the hook.
     pub(super) fn is_asking(&self) -> bool {
-        self.is_asking.load(Ordering::Relaxed)
+        self.has_noted(ASKING)
+    }
+
+    /// Whether the client is there still, as far as its link knows: for a login, during which the link
+    /// is not read. The connection, which polls this, looks.
+    pub(super) async fn is_there(&self) -> bool {
+        self.note(LOOKED_FOR, true);
+        poll_fn(|_| match self.is_looked_for() {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
+        })
+        .await;
+        !self.has_noted(GONE)
+    }
+
+    /// Whether a login waits for [`Context::set_there`] or [`Context::set_gone`].
+    pub(super) fn is_looked_for(&self) -> bool {
+        self.has_noted(LOOKED_FOR) && !self.has_noted(GONE)
+    }
+
+    /// The link has not ended.
+    pub(super) fn set_there(&self) {
+        self.note(LOOKED_FOR, false);
+    }
+
+    /// The link has ended.
+    pub(super) fn set_gone(&self) {
+        self.note(GONE, true);
+    }
+
+    fn note(&self, what: u8, is_so: bool) {
+        match is_so {
+            true => self.notes.fetch_or(what, Ordering::Relaxed),
+            false => self.notes.fetch_and(!what, Ordering::Relaxed),
+        };
+    }
+
+    fn has_noted(&self, what: u8) -> bool {
+        self.notes.load(Ordering::Relaxed) & what != 0
     }
 
     /// As presence knows this session, if it does.

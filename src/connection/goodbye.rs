@@ -21,6 +21,7 @@ impl<L: Link> Connection<L> {
         self.context.guard.ends();
         if !self.is_closing() {
             // It may have sent and gone: its requests are carried out all the same.
+            self.context.set_gone();
             let _ = timeout(LAST_WORDS, self.finish_operations()).await;
         }
         self.context.leave();

@@ -257,7 +257,8 @@ impl<L: Link> Connection<L> {
     /// a turn, so a client that is sent messages without end is heard all the same. Settlements go
     /// before operations, which may end the consumer that they are about. Nothing is read before
     /// all that came is decoded, while the session wants no frame, or while the link is congested:
-    /// then TCP slows the client down. The timer comes last; but each read tells the session the
+    /// then TCP slows the client down. Only a login that would take over from others has the link
+    /// looked at meanwhile. The timer comes last; but each read tells the session the
     /// time, too, for a client that always sends would stop its clock otherwise.
     fn poll(&mut self, task: &mut TaskContext<'_>, timer: Pin<&mut Sleep>) -> Poll<Event> {
         let writing = self.writer.poll(
@@ -275,6 +276,9 @@ impl<L: Link> Connection<L> {
         progress |= self.operations.poll_settlements(task);
         if let Poll::Ready(done) = self.operations.poll(&self.context, task) {
             return Poll::Ready(Event::Done(done));
+        }
+        if self.context.is_looked_for() {
+            return Poll::Ready(self.look(task));
         }
         let is_read = !self.reader.is_paused() && !is_congested(&self.link);
         if is_read && self.session.wants_frame() {
@@ -298,6 +302,25 @@ impl<L: Link> Connection<L> {
             Poll::Ready(Event::Progress)
         } else {
             Poll::Pending
+        }
+    }
+
+    /// A login has proved its client, and would take over from others: is it there still? What it has
+    /// sent meanwhile is kept, as far as it may without asking.
+    fn look(&mut self, task: &mut TaskContext<'_>) -> Event {
+        // It may send what it may once it is logged in.
+        let limits = self.context.settings().limits.decoder();
+        self.link.set_max_frame_size(limits.max_frame_size);
+        let received = match self.reader.may_read_ahead() {
+            true => self.link.poll_receive(task),
+            false => Poll::Pending,
+        };
+        match received {
+            Poll::Ready(received) => received.into(),
+            Poll::Pending => {
+                self.context.set_there();
+                Event::Progress
+            }
         }
     }
 

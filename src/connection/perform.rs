@@ -96,7 +96,18 @@ async fn try_to_let_in(
     }
     let device = device.filter(|device| **device != Device::default());
     let told = once::told(context, &identity, &connect.headers)?;
-    let ending = admission::apply_policy(context, &identity, device.clone()).await?;
+    // A login takes its time. Its client may have given up and come again: then that connection is
+    // newer, though this one is let in later.
+    let takes_over = told.is_some() || context.settings().login_policy.is_limited();
+    let is_gone = takes_over && !context.is_there().await;
+    if is_gone && told.is_some() {
+        return Err(Problem::SequenceTaken);
+    }
+    let mut ending = admission::apply_policy(context, &identity, device.clone()).await?;
+    if is_gone {
+        // What it has sent is done; nobody ends for it.
+        ending.clear();
+    }
     let opened = once::open(context, &mut identity, told).await;
     let last_number = opened.inspect_err(|_| context.leave())?;
     // Nothing can refuse it now: a login that fails has ended nobody's session.

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     context::Context,
-    link::{Link, LinkError, Unfinished},
+    link::{FREE, Link, LinkError, Unfinished},
     pacing::Pacing,
     tapped,
     uploads::Uploads,
@@ -65,7 +65,7 @@ impl Reader {
         self.decoder.set_limits(limits);
     }
 
-    /// These bytes came, and `count` with the transport's own; all that came before is decoded.
+    /// These bytes came, and `count` with the transport's own.
     ///
     /// # Errors
     /// The client is too fast, and has to go.
@@ -75,8 +75,12 @@ impl Reader {
         count: usize,
         context: &Context,
     ) -> Result<(), Problem> {
-        self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.input = bytes;
+        self.input = match self.input.is_empty() {
+            true => bytes,
+            // The link was read though the session wants no frame.
+            false => [&*self.input, &*bytes].concat().into(),
+        };
+        self.whole = u32::try_from(self.input.len()).unwrap_or(u32::MAX);
         if count == 0 {
             return Ok(());
         }
@@ -114,6 +118,11 @@ impl Reader {
                 self.aside = None;
             }
         }
+    }
+
+    /// Whether the link may be read though the session wants no frame.
+    pub(super) fn may_read_ahead(&self) -> bool {
+        !self.is_paused() && self.input.len() < FREE
     }
 
     /// True if all whole frames are decoded.

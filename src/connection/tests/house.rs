@@ -90,6 +90,7 @@ impl House {
         );
         let hook = Arc::new(Hook {
             gate: Gate::new(),
+            held: Mutex::default(),
             asked: Mutex::default(),
             denied: Mutex::default(),
             failing: Mutex::default(),
@@ -200,7 +201,7 @@ pub(super) struct Hook {
     asked: Mutex<Vec<String>>,
     denied: Mutex<Vec<String>>,
     failing: Mutex<Vec<String>>,
-    /// Questions that wait for their answer when they are asked next.
+    /// How questions begin that wait for their answer when one is asked next.
     held: Mutex<Vec<(String, Arc<Gate>)>>,
     /// The groups of all users from now on.
     pub(super) groups: Mutex<Vec<Arc<str>>>,
@@ -230,18 +231,18 @@ impl Hook {
         self.failing.lock().push(question.to_owned());
     }
 
-    /// The question waits at this gate when it is asked next. What the hook knows then is its answer.
-    pub(super) fn hold(&self, question: &str) -> Arc<Gate> {
+    /// The next question that begins so waits at this gate. What the hook knows then is its answer.
+    pub(super) fn hold(&self, start: &str) -> Arc<Gate> {
         let gate = Arc::new(Gate::new());
         gate.close();
-        let held = (question.to_owned(), Arc::clone(&gate));
+        let held = (start.to_owned(), Arc::clone(&gate));
         self.held.lock().push(held);
         gate
     }
 
     fn take_held(&self, question: &str) -> Option<Arc<Gate>> {
         let mut held = self.held.lock();
-        let index = held.iter().position(|(held, _)| held == question)?;
+        let index = held.iter().position(|(start, _)| question.starts_with(&**start))?;
         Some(held.swap_remove(index).1)
     }
 

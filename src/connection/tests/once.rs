@@ -13,12 +13,14 @@ fn house() -> House {
 /// A client whose CONNECT has `more`; and CONNECTED.
 async fn connect(house: &House, more: &str) -> (Client, String) {
     let mut client = Client::new(house);
-    let more = lines(more);
-    client.send(format!(
-        "CONNECT\naccept-version:1.2\nlogin:alice\npasscode:x\n{more}\n\0"
-    ));
+    client.send(opening(more));
     let answer = text(&mut client).await;
     (client, answer)
+}
+
+fn opening(more: &str) -> String {
+    let more = lines(more);
+    format!("CONNECT\naccept-version:1.2\nlogin:alice\npasscode:x\n{more}\n\0")
 }
 
 /// Headers, each with its line's end.
@@ -218,4 +220,41 @@ async fn the_newest_connection_of_a_device_has_the_sequence() {
     // Another device has its own.
     let (_, connected) = connect(&house, "device-id:tablet\nclient-seq:0").await;
     assert!(connected.contains("\nlast-client-seq:0\n"), "{connected}");
+}
+
+/// The hook is slow. The client has given up, and its next connection was let in at once.
+#[tokio::test(start_paused = true)]
+async fn a_login_whose_client_has_gone_takes_no_sequence_over() {
+    let house = house();
+    let device = "device-id:phone\nclient-seq:0";
+    let held = house.hook.hold("user ");
+    let gone = Client::new(&house);
+    gone.send(opening(device));
+    settle().await;
+    gone.send(send("client-seq:1"));
+    gone.wire.hang_up();
+    house.hook.hold_no_more();
+    let (mut client, _) = connect(&house, device).await;
+    held.open();
+    settle().await;
+    assert!(gone.task.is_finished());
+    client.send(send("client-seq:1"));
+    client.expect_receipt("r").await;
+}
+
+/// What it sends before it is let in waits, and nothing of it is lost.
+#[tokio::test(start_paused = true)]
+async fn a_login_whose_client_waits_takes_the_sequence_over() {
+    let house = house();
+    let held = house.hook.hold("user ");
+    let mut client = Client::new(&house);
+    client.send(opening("device-id:phone\nclient-seq:0"));
+    settle().await;
+    let message = send("client-seq:1");
+    let (begin, end) = message.split_at(9);
+    client.send(begin);
+    client.send(end);
+    held.open();
+    client.expect(Command::Connected).await;
+    client.expect_receipt("r").await;
 }

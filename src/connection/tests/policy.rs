@@ -191,3 +191,20 @@ async fn of_two_logins_at_the_same_time_one_stays() {
     first.expect_error("session replaced").await;
     second.publish("/topic/a", "still here").await;
 }
+
+/// The hook is slow. The client has sent and left, and its next connection was let in at once.
+#[tokio::test(start_paused = true)]
+async fn a_login_whose_client_has_gone_ends_no_session_and_is_served() {
+    let (house, _) = replacing();
+    let held = house.hook.hold("user ");
+    let gone = log_in(&house, "").await;
+    gone.send("SEND\ndestination:/topic/a\n\nsent and left\0");
+    gone.wire.hang_up();
+    house.hook.hold_no_more();
+    let mut client = log_in(&house, "").await;
+    client.expect(Command::Connected).await;
+    client.subscribe("1", "/topic/a", "").await;
+    held.open();
+    client.expect_message("sent and left").await;
+    client.publish("/topic/b", "still here").await;
+}
