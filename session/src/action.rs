@@ -40,7 +40,8 @@ pub enum Action {
     /// gathered. A DISCONNECT that asks for a receipt is [`Operation::Hear`], if there was an ACK or
     /// NACK without one.
     Perform(OperationId, Vec<Operation>),
-    /// Renew the login by these credentials; answer by [`crate::Session::handle_renewed`].
+    /// Renew the login by these credentials; answer by [`crate::Session::handle_renewed`], and before
+    /// that by [`crate::Session::handle_renewal_accepted`] if more is to be asked.
     Renew(OperationId, Box<Renew>),
     /// A message was written as often as its client wished, and not acknowledged: the subscription,
     /// [`crate::Delivery::tag`], and what is to become of it. Not answered. The surroundings need not

@@ -420,6 +420,11 @@ impl Operations {
         match done {
             Done::Authenticated(Ok(login)) => return Some(login),
             Done::Authenticated(Err(problem)) => session.handle_authenticated(now, Err(problem)),
+            Done::Accepted(operation, until, asking) => {
+                session.handle_renewal_accepted(operation, until);
+                let work = self.work.get_or_insert_default();
+                work.begin(Some(operation), asking);
+            }
             Done::Renewed(operation, outcome) => {
                 // What the client has no right to any more ends here, at the broker too.
                 for (subscription, _) in outcome.iter().flat_map(|renewed| &renewed.lost) {

@@ -1,7 +1,12 @@
 //! Which questions a client's wish asks of the hook, in the order of its contract.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::Mutex;
 use stomp_session::Problem;
 
 use super::{
@@ -21,7 +26,11 @@ pub(super) struct Permissions<'a> {
     context: &'a Context,
     identity: &'a Identity,
     asks: Asks<'a>,
+    /// The questions that were asked, if each is asked once for many wishes.
+    asked: Option<Mutex<Asked<'a>>>,
 }
+
+type Asked<'a> = HashMap<Access, Shared<BoxFuture<'a, Result<(), Refusal>>>>;
 
 /// How it is asked.
 #[derive(Clone, Copy)]
@@ -49,6 +58,7 @@ impl<'a> Permissions<'a> {
             context,
             identity,
             asks: Asks::Now(answers),
+            asked: None,
         }
     }
 
@@ -70,6 +80,14 @@ impl<'a> Permissions<'a> {
         Self {
             asks: Asks::Again,
             ..Self::new(context, identity)
+        }
+    }
+
+    /// The same for many wishes, of which some need the same right.
+    pub(super) fn again_for_many(context: &'a Context, identity: &'a Identity) -> Self {
+        Self {
+            asked: Some(Mutex::default()),
+            ..Self::again(context, identity)
         }
     }
 
@@ -252,7 +270,7 @@ impl<'a> Permissions<'a> {
             Err(Refusal::Denied(Some("it is the gateway's own".into())))
         } else {
             match self.asks {
-                Asks::Again => match auth.allow_anew(user, &access).await {
+                Asks::Again => match self.ask_anew(&access).await {
                     // The hook's fault is in the log.
                     Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => Ok(()),
                     answer => answer,
@@ -278,6 +296,24 @@ impl<'a> Permissions<'a> {
             }
         };
         answer.map_err(|refusal| self.refused(&access, refusal))
+    }
+
+    async fn ask_anew(&self, access: &Access) -> Result<(), Refusal> {
+        let (context, identity) = (self.context, self.identity);
+        let (auth, user) = (&context.services.auth, &identity.user);
+        let Some(asked) = &self.asked else {
+            return auth.allow_anew(user, access).await;
+        };
+        let asking = {
+            let mut asked = asked.lock();
+            let asking = asked.entry(access.clone()).or_insert_with_key(|access| {
+                let access = access.clone();
+                let asking = async move { auth.allow_anew(user, &access).await };
+                asking.boxed().shared()
+            });
+            asking.clone()
+        };
+        asking.await
     }
 
     /// It is in the log, and the client is told.

@@ -1,12 +1,18 @@
 //! The renewal of a login: SEND to `/auth/renew` with new credentials.
 //!
-//! They must be the same user's, on the same virtual host. From then on the new rights count: first
-//! they are put in place, then each subscription is asked about again. One whose right is gone
-//! ends, and no other.
+//! They must be the same user's, on the same virtual host. From then on the new rights and the new
+//! end of the login count; then each subscription is asked about again. One whose right is gone ends,
+//! and no other.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::{FutureExt, StreamExt, stream};
 use stomp_session::{OperationId, Problem, Renew, Renewed, SubscriptionId};
+use tokio::time::timeout_at;
 
 use super::{
     context::{Context, Identity},
@@ -25,6 +31,9 @@ use crate::{
 /// In the same words whichever it is: the client must not learn that it has guessed a password.
 const NOT_TAKEN: &str = "the token does not count, or is another user's";
 
+/// Subscriptions that are asked about side by side.
+const AT_ONCE: usize = 8;
+
 /// Renews the login. `rights` are what the client's subscriptions needed.
 pub(super) async fn renew(
     context: Arc<Context>,
@@ -32,19 +41,27 @@ pub(super) async fn renew(
     ask: Box<Renew>,
     rights: Vec<(SubscriptionId, Right)>,
 ) -> Done {
-    let renewed = try_to_renew(&context, *ask, rights).await;
-    match &renewed {
-        Ok(renewed) => telemetry::login_renewed(&context.info(), renewed.lost.len()),
-        Err(problem) => telemetry::renewal_refused(&context.info(), &problem.to_string()),
+    match try_to_renew(&context, *ask).await {
+        Ok(accepted) => {
+            let until = accepted.until;
+            let asking = ask_again(context, operation, accepted, rights);
+            Done::Accepted(operation, until, asking.boxed())
+        }
+        Err(problem) => {
+            telemetry::renewal_refused(&context.info(), &problem.to_string());
+            Done::Renewed(operation, Err(problem))
+        }
     }
-    Done::Renewed(operation, renewed)
 }
 
-async fn try_to_renew(
-    context: &Arc<Context>,
-    ask: Renew,
-    rights: Vec<(SubscriptionId, Right)>,
-) -> Result<Renewed, Problem> {
+/// Credentials that count.
+struct Accepted {
+    /// When the login ends by itself now, if it does.
+    until: Option<Instant>,
+    is_token: bool,
+}
+
+async fn try_to_renew(context: &Context, ask: Renew) -> Result<Accepted, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let login = credentials(context, identity, ask);
     let admission = log_in(context, identity, &login).await?;
@@ -54,21 +71,55 @@ async fn try_to_renew(
     if let Some(rights) = context.rights() {
         rights.renew(login);
     }
-    let permissions = Permissions::again(context, identity);
+    Ok(Accepted {
+        until: until.map(tokio::time::Instant::into_std),
+        is_token: admission.user.source.is_some(),
+    })
+}
+
+/// Asks about each subscription again, and about the groups.
+async fn ask_again(
+    context: Arc<Context>,
+    operation: OperationId,
+    accepted: Accepted,
+    rights: Vec<(SubscriptionId, Right)>,
+) -> Done {
+    let lost = lost(&context, rights).await;
+    if accepted.is_token {
+        // A token may have other groups.
+        Arc::clone(&context).refresh_groups().await;
+    }
+    telemetry::login_renewed(&context.info(), lost.len());
+    let until = accepted.until;
+    Done::Renewed(operation, Ok(Renewed { until, lost }))
+}
+
+/// The subscriptions whose right is gone, in their order. The client waits for it, so a question that
+/// has no answer in time takes nothing away, as one to a hook that is at fault.
+async fn lost(
+    context: &Context,
+    rights: Vec<(SubscriptionId, Right)>,
+) -> Vec<(SubscriptionId, Problem)> {
+    let Some(identity) = context.identity() else {
+        return Vec::new();
+    };
+    let permissions = &Permissions::again_for_many(context, identity);
+    let asking = rights
+        .into_iter()
+        .map(move |(subscription, right)| async move {
+            let answer = permissions.right(&right).await;
+            (subscription, answer)
+        });
+    let mut answers = pin!(stream::iter(asking).buffer_unordered(AT_ONCE));
+    let deadline = after(context.settings().operation_timeout);
     let mut lost = Vec::new();
-    for (subscription, right) in rights {
-        if let Err(problem) = permissions.right(&right).await {
+    while let Ok(Some((subscription, answer))) = timeout_at(deadline, answers.next()).await {
+        if let Err(problem) = answer {
             lost.push((subscription, withdrawn(problem)));
         }
     }
-    if admission.user.source.is_some() {
-        // A token may have other groups.
-        Arc::clone(context).refresh_groups().await;
-    }
-    Ok(Renewed {
-        until: until.map(tokio::time::Instant::into_std),
-        lost,
-    })
+    lost.sort_unstable_by_key(|(subscription, _)| *subscription);
+    lost
 }
 
 fn credentials(context: &Context, identity: &Identity, ask: Renew) -> Login {

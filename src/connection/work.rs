@@ -5,6 +5,7 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     task::{Context as TaskContext, Poll},
+    time::Instant as StdInstant,
 };
 
 use futures_util::{
@@ -38,6 +39,8 @@ use crate::{
 pub(super) enum Done {
     /// The answer to [`Action::Authenticate`].
     Authenticated(Result<NewLogin, Problem>),
+    /// The credentials of an [`Action::Renew`] count, until then; what is to be done before its answer.
+    Accepted(OperationId, Option<StdInstant>, BoxFuture<'static, Done>),
     /// The answer to [`Action::Renew`].
     Renewed(OperationId, Result<Renewed, Problem>),
     /// The answer to [`Action::Subscribe`].

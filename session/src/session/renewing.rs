@@ -43,6 +43,15 @@ impl Session {
         }
     }
 
+    /// The credentials of a renewal count, and the login ends by itself then, if it does. Told before
+    /// the renewal's answer, for the old login may end while its subscriptions are asked about.
+    pub fn handle_renewal_accepted(&mut self, operation: OperationId, until: Option<Instant>) {
+        let is_renewal = self.pending.if_denied(operation) == Some(IfDenied::Renewal);
+        if is_renewal && self.phase == Phase::Connected {
+            self.deadline = until;
+        }
+    }
+
     /// Subscriptions were taken from the client, for these reasons: each gets an ERROR of its own,
     /// and the session goes on.
     pub fn handle_lost(&mut self, now: Instant, lost: Vec<(SubscriptionId, Problem)>) {

@@ -225,3 +225,50 @@ async fn a_renewal_never_reaches_the_broker() {
     client.send("SUBSCRIBE\nid:1\ndestination:/auth/renew\n\n\0");
     client.expect_error("Unknown destination").await;
 }
+
+/// The new credentials count from the moment when they are accepted, and the client does not wait for
+/// ever.
+#[tokio::test(start_paused = true)]
+async fn a_slow_hook_does_not_end_a_login_that_is_renewed() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    sleep(seconds(50)).await;
+    let _held = house.hook.hold("read ");
+    let began = Instant::now();
+    client.send(RENEW);
+    client.expect_receipt("renewed").await;
+    let patience = house.services.settings().operation_timeout;
+    assert!(began.elapsed() <= patience + seconds(1));
+    house.publish("feed", "k", "still here");
+    client.expect_message("still here").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_are_asked_about_side_by_side_and_each_question_once() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    for key in ["a", "b", "c"] {
+        let destination = format!("/exchange/feed/{key}");
+        client.subscribe(key, &destination, "").await;
+    }
+    house.hook.asked();
+    let held = house.hook.hold("read topic ");
+    client.send(RENEW);
+    settle().await;
+    let mut asked = house.hook.asked();
+    asked.sort();
+    assert_eq!(
+        asked,
+        [
+            r#"read exchange "feed""#,
+            r#"read topic "feed" "a""#,
+            r#"read topic "feed" "b""#,
+            r#"read topic "feed" "c""#,
+            "user alice",
+            "vhost / from 127.0.0.1",
+        ]
+    );
+    held.open();
+    client.expect_receipt("renewed").await;
+}

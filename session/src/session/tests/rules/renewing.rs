@@ -386,3 +386,24 @@ fn a_renewal_of_a_session_that_ends_is_too_late() {
         "{written:?}"
     );
 }
+
+/// The hook is slow to say which subscriptions stay.
+#[test]
+fn accepted_credentials_count_before_the_answer() {
+    let mut peer = short();
+    let operation = peer.renewing("token:t\nreceipt:r");
+    peer.wait(Duration::from_secs(50));
+    let until = peer.now + Duration::from_secs(60);
+    peer.session.handle_renewal_accepted(operation, Some(until));
+    peer.wait(Duration::from_secs(59));
+    peer.timeout();
+    peer.assert_silent();
+    peer.wait(Duration::from_secs(1));
+    peer.timeout();
+    // Earlier frames are finished first.
+    peer.assert_silent();
+    peer.renewed(operation, 0, Vec::new());
+    let written = peer.written();
+    let error = written.last().unwrap();
+    assert!(error.contains("message:token expired\n"), "{written:?}");
+}
