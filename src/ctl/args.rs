@@ -33,8 +33,8 @@ Sessions, users, groups and nodes are known where presence is on ([presence] url
 
 Exit codes; standard error says why:
   0  done
-  1  the gateway did not do it, or not on all nodes; is not ready; or nobody was there to kick
-     or unsubscribe
+  1  the gateway did not do it, or not on all nodes; is not ready; nobody was there to kick
+     or unsubscribe; or it took an action, and no answer came: it may be done all the same
   2  wrong command line, or wrong contexts
   3  no gateway answers there
   4  the token is missing, unknown, or lacks the scope"

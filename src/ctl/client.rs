@@ -13,8 +13,15 @@ use crate::{
     causes::{of_request, with_causes},
 };
 
-/// More than the gateway's own bound, so that it has the last word.
+/// How long an answer to a question may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same of an action, which goes on without its caller: more than the gateway's own bound, twice
+/// `broker.operation_timeout` and some seconds, so that it has the last word.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(20);
 
 /// The longest time of an answer without an end.
 const WITHOUT_END: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -27,6 +34,8 @@ pub(super) struct Client {
     http: reqwest::Client,
     url: Url,
     token: Option<String>,
+    /// How long an action may take.
+    patience: Duration,
 }
 
 /// The gateway could not be asked, or did not do what it was asked.
@@ -46,6 +55,16 @@ pub enum ClientError {
         url: String,
         /// Why.
         cause: String,
+    },
+    /// It was asked, and no answer came.
+    #[error("no answer came from {url}: {cause}{}", possibly_done(*.is_action))]
+    NoAnswer {
+        /// Where.
+        url: String,
+        /// Why.
+        cause: String,
+        /// It may be done all the same.
+        is_action: bool,
     },
     /// Something else is there.
     #[error("the answer from {url} is not Stentor's API's ({cause}); is it [listen] admin?")]
@@ -104,6 +123,7 @@ impl Client {
             .user_agent(concat!("stentor-ctl/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            .connect_timeout(CONNECT)
             .timeout(TIMEOUT);
         if url.scheme() == "http" {
             // Reads no root certificates.
@@ -114,7 +134,12 @@ impl Client {
         let http = http
             .build()
             .map_err(|error| ClientError::Url(with_causes(&error)))?;
-        Ok(Self { http, url, token })
+        Ok(Self {
+            http,
+            url,
+            token,
+            patience: PATIENCE,
+        })
     }
 
     pub(super) async fn get(
@@ -153,11 +178,12 @@ impl Client {
         let request = request.timeout(WITHOUT_END);
         // It begins at once.
         let answer = match timeout(TIMEOUT, request.send()).await {
-            Ok(answer) => answer.map_err(|error| self.not_there(error))?,
+            Ok(answer) => answer.map_err(|error| self.unanswered(error, false))?,
             Err(_) => {
-                return Err(ClientError::NotThere {
+                return Err(ClientError::NoAnswer {
                     url: self.shown(),
                     cause: "it did not answer in time".to_owned(),
+                    is_action: false,
                 });
             }
         };
@@ -165,7 +191,8 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status();
-        let text = answer.text().await.map_err(|error| self.not_there(error))?;
+        let text = answer.text().await;
+        let text = text.map_err(|error| self.unanswered(error, false))?;
         Err(self.failure(status, text))
     }
 
@@ -191,10 +218,16 @@ impl Client {
         })
     }
 
-    fn not_there(&self, error: reqwest::Error) -> ClientError {
-        ClientError::NotThere {
-            url: self.shown(),
-            cause: of_request(error),
+    fn unanswered(&self, error: reqwest::Error, is_action: bool) -> ClientError {
+        let (url, is_unasked) = (self.shown(), error.is_connect());
+        let cause = of_request(error);
+        match is_unasked {
+            true => ClientError::NotThere { url, cause },
+            false => ClientError::NoAnswer {
+                url,
+                cause,
+                is_action,
+            },
         }
     }
 
@@ -205,16 +238,21 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<String>,
     ) -> Result<(StatusCode, String), ClientError> {
+        let is_action = method != Method::GET;
         let mut request = self.request(method, path, query)?;
+        if is_action {
+            request = request.timeout(self.patience);
+        }
         if let Some(body) = body {
             request = request
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(body);
         }
         let answer = request.send().await;
-        let answer = answer.map_err(|error| self.not_there(error))?;
+        let answer = answer.map_err(|error| self.unanswered(error, is_action))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(|error| self.not_there(error))?;
+        let text = answer.text().await;
+        let text = text.map_err(|error| self.unanswered(error, is_action))?;
         Ok((status, text))
     }
 
@@ -291,6 +329,14 @@ impl Client {
     }
 }
 
+/// What follows from an action that nobody answered for.
+fn possibly_done(is_action: bool) -> &'static str {
+    match is_action {
+        true => ". It may be done all the same: look before you repeat it",
+        false => "",
+    }
+}
+
 /// The path of these segments.
 pub(super) fn path(segments: &[&str]) -> String {
     let mut path = "/api/v1".to_owned();
@@ -303,7 +349,43 @@ pub(super) fn path(segments: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
     use super::*;
+    use crate::ctl::Error;
+
+    /// Whoever believes that it was not done publishes it twice.
+    #[tokio::test]
+    async fn an_action_that_got_no_answer_may_be_done() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut client = Client::new(&url, None).unwrap();
+        // The gateway reads it, and ends.
+        let read = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
+        };
+        let (cut, ()) = tokio::join!(client.post("/api/v1/publish", "{}".to_owned()), read);
+        // It takes too long.
+        client.patience = Duration::from_millis(100);
+        let late = client.post("/api/v1/publish", "{}".to_owned()).await;
+        for error in [cut.unwrap_err(), late.unwrap_err()] {
+            let error = Error::from(error);
+            assert_eq!(error.exit_code(), 1, "{error}");
+            assert!(error.to_string().contains("may be done"), "{error}");
+        }
+        // A question that nobody answers has no effect.
+        let unanswered = ClientError::NoAnswer {
+            url,
+            cause: "it did not answer in time".to_owned(),
+            is_action: false,
+        };
+        let error = Error::from(unanswered);
+        assert_eq!(error.exit_code(), 3);
+        assert!(!error.to_string().contains("may be done"), "{error}");
+    }
 
     /// It would ask for something else, without a word.
     #[tokio::test]

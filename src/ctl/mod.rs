@@ -57,7 +57,13 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Arguments(_) | Self::Client(ClientError::Url(_)) => 2,
-            Self::Client(ClientError::NotThere { .. } | ClientError::NotStentor { .. }) => 3,
+            Self::Client(
+                ClientError::NotThere { .. }
+                | ClientError::NoAnswer {
+                    is_action: false, ..
+                }
+                | ClientError::NotStentor { .. },
+            ) => 3,
             Self::Client(ClientError::Unauthorized(_) | ClientError::Forbidden(_)) => 4,
             Self::Client(_) => 1,
         }

@@ -21,6 +21,11 @@ export class ApiError extends Error {
   }
 }
 
+// How long an answer may take, in milliseconds. An action goes on without its caller, so the gateway has the last
+// word: its own bound is twice broker.operation_timeout and some seconds.
+const PATIENCE = 20_000;
+const PATIENCE_OF_ACTIONS = 600_000;
+
 export class Api {
   /** Called once the token does not count any more. */
   onexpired = () => {};
@@ -81,15 +86,17 @@ export class Api {
     const parameters = new URLSearchParams(given).toString();
     const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ''}` };
     if (body !== undefined) headers['Content-Type'] = 'application/json';
+    const isAction = method !== 'GET';
     let response, answer;
     try {
       response = await fetch(parameters ? `${path}?${parameters}` : path, {
         method, headers, body: body === undefined ? undefined : JSON.stringify(body),
-        cache: 'no-store', credentials: 'omit', redirect: 'error', signal: AbortSignal.timeout(20_000),
+        cache: 'no-store', credentials: 'omit', redirect: 'error', signal: AbortSignal.timeout(isAction ? PATIENCE_OF_ACTIONS : PATIENCE),
       });
       answer = await response.json().catch(() => undefined);
     } catch {
-      throw new ApiError(0, { error: 'The gateway does not answer.' });
+      const error = isAction ? 'No answer came. It may be done all the same: look before you repeat it.' : 'The gateway does not answer.';
+      throw new ApiError(0, { error });
     }
     if (response.ok) return answer;
     const error = new ApiError(response.status, answer);

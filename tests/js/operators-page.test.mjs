@@ -125,6 +125,20 @@ test('a kick and the lifting of a ban tell which nodes were not reached', async 
   assert.equal(await confirmed(tab), 'alice is not banned any more. Only this node holds to it: RabbitMQ is away');
 });
 
+test('an action that got no answer may be done, and is waited for longer than the gateway takes', async (context) => {
+  const { Api } = await import(`${page}/api.js`);
+  const waits = [];
+  context.mock.method(AbortSignal, 'timeout', (milliseconds) => waits.push(milliseconds) && undefined);
+  context.mock.method(globalThis, 'fetch', async () => { throw new TypeError('cut'); });
+  globalThis.sessionStorage = { getItem: () => null };
+  context.after(() => { delete globalThis.sessionStorage; });
+  const api = new Api();
+  await assert.rejects(api.get('/x'), { message: 'The gateway does not answer.', isAway: true });
+  for (const method of ['post', 'delete']) await assert.rejects(api[method]('/x'), { message: /may be done all the same/, isAway: true });
+  const [look, ...acts] = waits;
+  assert.ok(look <= 20_000 && acts.every((wait) => wait > 60_000), `${waits}`);
+});
+
 test('a broker that is away is not taken for one inside the program', () => {
   const links = [{ address: '10.0.0.1:5672', links: 3 }, { address: '10.0.0.2:5672', links: 1 }];
   const [inside, linked, away] = [node(0, {}, { links: [] }), node(0, {}, { links }), node(0, {}, { links: [], broker: 'the broker is not reachable' })];
