@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand, parser::ValueSource};
 
 /// The heading of options that all tasks share.
 const GATEWAY: &str = "Gateway";
@@ -64,8 +64,17 @@ pub struct Ctl {
 }
 
 /// The gateway to ask, and the token to ask with.
-#[derive(Args, Clone)]
+#[derive(Clone, Default)]
 pub struct Server {
+    /// As the command line says.
+    pub(super) typed: Given,
+    /// As variables say, where the command line says nothing.
+    pub(super) set: Given,
+}
+
+/// What somebody says of a gateway and a token.
+#[derive(Args, Clone, Default)]
+pub(super) struct Given {
     /// The URL of the gateway's `[listen] admin`; without it, that of the context, or
     /// http://127.0.0.1:15680.
     #[arg(
@@ -75,7 +84,7 @@ pub struct Server {
         value_name = "URL",
         env = "STENTOR_URL"
     )]
-    pub url: Option<String>,
+    pub(super) url: Option<String>,
     /// A token of its `[api] tokens`. Others on this machine see arguments: better set the
     /// variable, or use --token-file.
     #[arg(
@@ -86,7 +95,7 @@ pub struct Server {
         env = "STENTOR_TOKEN",
         hide_env_values = true
     )]
-    pub token: Option<String>,
+    pub(super) token: Option<String>,
     /// A file that holds the token.
     #[arg(
         long,
@@ -95,8 +104,9 @@ pub struct Server {
         value_name = "FILE",
         env = "STENTOR_TOKEN_FILE"
     )]
-    pub token_file: Option<PathBuf>,
-    /// A gateway that `stentor ctl context` names: its address, and its file with a token.
+    pub(super) token_file: Option<PathBuf>,
+    /// A gateway that `stentor ctl context` names: its address, and its file with a token, whatever
+    /// the variables say.
     #[arg(
         long,
         global = true,
@@ -104,7 +114,36 @@ pub struct Server {
         value_name = "NAME",
         env = "STENTOR_CONTEXT"
     )]
-    pub context: Option<String>,
+    pub(super) context: Option<String>,
+}
+
+impl FromArgMatches for Server {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut typed = Given::from_arg_matches(matches)?;
+        let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let set = Given {
+            url: typed.url.take_if(|_| !is_typed("url")),
+            token: typed.token.take_if(|_| !is_typed("token")),
+            token_file: typed.token_file.take_if(|_| !is_typed("token_file")),
+            context: typed.context.take_if(|_| !is_typed("context")),
+        };
+        Ok(Self { typed, set })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Server {
+    fn augment_args(command: Command) -> Command {
+        Given::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Given::augment_args_for_update(command)
+    }
 }
 
 /// What to do with the named gateways.

@@ -16,7 +16,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::Error;
+use super::{Error, Server, args::Given};
 
 /// The variable that names another file.
 const FILE: &str = "STENTOR_CONTEXTS";
@@ -29,6 +29,39 @@ pub(super) struct Context {
     pub(super) url: String,
     /// A file with a token; without one, the command line names it.
     pub(super) token_file: Option<PathBuf>,
+}
+
+/// The gateway that is asked, and the token for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Choice<'a> {
+    /// Its URL; `None`: the gateway of this machine.
+    pub(super) url: Option<&'a str>,
+    pub(super) token: Option<Token<'a>>,
+}
+
+/// A token, or the file that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token<'a> {
+    Text(&'a str),
+    File(&'a Path),
+}
+
+impl Token<'_> {
+    pub(super) fn read(self) -> Result<String, Error> {
+        let token = match self {
+            Self::Text(token) => token.to_owned(),
+            Self::File(file) => fs::read_to_string(file)
+                .map_err(|error| Error::Arguments(format!("{}: {error}", file.display())))?,
+        };
+        Ok(token.trim().to_owned())
+    }
+}
+
+impl Given {
+    fn token(&self) -> Option<Token<'_>> {
+        let text = self.token.as_deref().map(Token::Text);
+        text.or(self.token_file.as_deref().map(Token::File))
+    }
 }
 
 /// All that the user has named.
@@ -68,6 +101,42 @@ impl Contexts {
         contexts.current = current.map(|name| name.trim().to_owned());
         contexts.file = file;
         Ok(contexts)
+    }
+
+    /// The gateway to ask, and the token for it. The command line counts before variables, and those
+    /// before the current context. A context that the command line names is all of it: variables are
+    /// for another gateway then. No context's token goes to another URL than its own.
+    ///
+    /// # Errors
+    /// There is no such context, or the command line names two gateways.
+    pub(super) fn choose<'a>(&'a self, server: &'a Server) -> Result<Choice<'a>, Error> {
+        let Server { typed, set } = server;
+        let (typed_url, set_url) = (typed.url.as_deref(), set.url.as_deref());
+        let context = match (&typed.context, &set.context) {
+            (Some(name), _) => self.find(Some(name))?,
+            (None, _) if typed_url.is_some() => None,
+            (None, None) if set_url.is_some() => None,
+            (None, name) => self.find(name.as_deref())?,
+        };
+        let is_named = typed.context.is_some();
+        let own_url = context.map(|context| &*context.url);
+        let url = if is_named {
+            if typed_url.is_some_and(|url| Some(url) != own_url) {
+                let error = "--url and --context name two gateways: give one of them";
+                return Err(Error::Arguments(error.to_owned()));
+            }
+            own_url
+        } else {
+            typed_url.or(set_url).or(own_url)
+        };
+        let own = context.filter(|context| Some(&*context.url) == url);
+        let own = own.and_then(|context| context.token_file.as_deref());
+        let own = own.map(Token::File);
+        let token = match is_named {
+            true => typed.token().or(own).or(set.token()),
+            false => typed.token().or(set.token()).or(own),
+        };
+        Ok(Choice { url, token })
     }
 
     /// The one of that name, or the current one, if there is any.
@@ -166,6 +235,99 @@ mod tests {
             wrong.contains("contexts.toml") && !wrong.contains("s3cret"),
             "{wrong}"
         );
+    }
+
+    /// A token that goes to another gateway than its own is known there.
+    #[test]
+    fn what_is_typed_counts_and_no_token_goes_to_another_gateway() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let file = folder.path().join("contexts.toml");
+        let text = "[contexts.p]\nurl = \"http://p\"\ntoken_file = \"p.token\"\n\
+                    [contexts.bare]\nurl = \"http://bare\"\n";
+        fs::write(&file, text).unwrap();
+        let contexts = Contexts::of(file).unwrap();
+        let given = |words: &str| {
+            let mut given = Given::default();
+            for word in words.split_whitespace() {
+                let (name, value) = word.split_once('=').unwrap();
+                match name {
+                    "url" => given.url = Some(value.into()),
+                    "token" => given.token = Some(value.into()),
+                    "file" => given.token_file = Some(value.into()),
+                    _ => given.context = Some(value.into()),
+                }
+            }
+            given
+        };
+        let text = |token| Some(Token::Text(token));
+        let file = |file: &'static str| Some(Token::File(Path::new(file)));
+        for (typed, set, url, token) in [
+            ("", "", None, None),
+            ("", "token=t file=f", None, text("t")),
+            ("file=f", "token=t", None, file("f")),
+            ("token=t", "file=f", None, text("t")),
+            ("context=p", "", Some("http://p"), file("p.token")),
+            (
+                "context=p",
+                "file=f token=t",
+                Some("http://p"),
+                file("p.token"),
+            ),
+            (
+                "context=p",
+                "url=http://l",
+                Some("http://p"),
+                file("p.token"),
+            ),
+            ("context=p token=t", "file=f", Some("http://p"), text("t")),
+            (
+                "context=p url=http://p",
+                "",
+                Some("http://p"),
+                file("p.token"),
+            ),
+            // It has none of its own.
+            ("context=bare", "token=t", Some("http://bare"), text("t")),
+            ("", "context=p", Some("http://p"), file("p.token")),
+            ("", "context=p url=http://l", Some("http://l"), None),
+            (
+                "",
+                "context=p url=http://p",
+                Some("http://p"),
+                file("p.token"),
+            ),
+            ("", "context=p token=t", Some("http://p"), text("t")),
+            ("url=http://l", "context=p", Some("http://l"), None),
+            (
+                "url=http://l",
+                "url=http://m token=t",
+                Some("http://l"),
+                text("t"),
+            ),
+        ] {
+            let server = Server {
+                typed: given(typed),
+                set: given(set),
+            };
+            let chosen = contexts.choose(&server).unwrap();
+            assert_eq!(chosen, Choice { url, token }, "{typed:?}, {set:?}");
+        }
+        let two = Server {
+            typed: given("context=p url=http://l"),
+            set: Given::default(),
+        };
+        let error = contexts.choose(&two).unwrap_err().to_string();
+        assert!(error.contains("two gateways"), "{error}");
+        // The current one counts last.
+        contexts.select("p").unwrap();
+        let contexts = Contexts::of(contexts.file.clone()).unwrap();
+        let server = |set| Server {
+            typed: Given::default(),
+            set: given(set),
+        };
+        let (none, elsewhere) = (server(""), server("url=http://l"));
+        assert_eq!(contexts.choose(&none).unwrap().token, file("p.token"));
+        assert_eq!(contexts.choose(&elsewhere).unwrap().token, None);
     }
 
     #[test]

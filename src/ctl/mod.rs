@@ -25,7 +25,7 @@ pub use tail::Tail;
 
 use self::{
     client::{Client, ClientError, path},
-    contexts::{Context, Contexts},
+    contexts::{Choice, Contexts, Token},
     pages::Page,
     show::Show,
 };
@@ -187,17 +187,6 @@ fn local() -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-fn token(server: &Server, context: Option<&Context>) -> Result<Option<String>, Error> {
-    let of_context = context.and_then(|context| context.token_file.as_ref());
-    let token = match (&server.token, server.token_file.as_ref().or(of_context)) {
-        (Some(token), _) => token.clone(),
-        (None, Some(file)) => fs::read_to_string(file)
-            .map_err(|error| Error::Arguments(format!("{}: {error}", file.display())))?,
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(token.trim().to_owned()))
-}
-
 struct Asking {
     client: Client,
     json: bool,
@@ -210,15 +199,9 @@ type Shown = fn(&Asking, &str) -> Result<String, Error>;
 impl Asking {
     fn new(server: &Server, json: bool) -> Result<Self, Error> {
         let contexts = Contexts::read()?;
-        // An address on the command line is not one of another gateway's context.
-        let context = match (&server.url, &server.context) {
-            (Some(_), None) => None,
-            (_, name) => contexts.find(name.as_deref())?,
-        };
-        let url = server.url.clone();
-        let url = url.or_else(|| context.map(|context| context.url.clone()));
-        let token = token(server, context)?;
-        let client = Client::new(&url.unwrap_or_else(local), token)?;
+        let Choice { url, token } = contexts.choose(server)?;
+        let token = token.map(Token::read).transpose()?;
+        let client = Client::new(&url.map_or_else(local, str::to_owned), token)?;
         Ok(Self { client, json })
     }
 

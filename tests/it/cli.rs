@@ -341,3 +341,38 @@ fn the_program_writes_its_own_pages_and_completions() {
         assert!(folder.path().join(name).exists(), "{name}");
     }
 }
+
+/// Variables may be for another gateway, on which nobody thinks while typing.
+#[test]
+fn what_is_typed_counts_before_variables() {
+    let contexts = "[contexts.production]\nurl = \"http://127.0.0.1:1\"\n";
+    let set = [
+        ("STENTOR_CONTEXTS", "my.toml"),
+        ("STENTOR_URL", "http://127.0.0.1:2"),
+        ("STENTOR_TOKEN", "local-0123456789"),
+    ];
+    for (arguments, code, words) in [
+        (&["ctl", "node"][..], 3, "http://127.0.0.1:2"),
+        (
+            &["ctl", "--context", "production", "node"],
+            3,
+            "http://127.0.0.1:1",
+        ),
+        // Behind the task, too.
+        (
+            &["ctl", "node", "--context", "production"],
+            3,
+            "http://127.0.0.1:1",
+        ),
+        (&["ctl", "node", "--token-file", "nowhere"], 2, "nowhere"),
+        (
+            &["tail", "--context", "production"],
+            3,
+            "http://127.0.0.1:1",
+        ),
+    ] {
+        let ran = stentor(arguments, &set, Some(contexts));
+        assert_eq!(ran.code, Some(code), "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(words), "{arguments:?}: {}", ran.err);
+    }
+}
