@@ -99,7 +99,7 @@ use crate::{
     node::Services,
     offline,
     shutdown::{Phase, Phases},
-    telemetry::{self, Seldom},
+    telemetry::{self, Few, Seldom},
 };
 
 /// How long a request may take beside what its calls of the broker may.
@@ -128,6 +128,9 @@ pub struct Api {
     /// Bytes of bodies that may be on their way to the broker, of all calls together.
     publishing: Semaphore,
     refused: Mutex<Seldom>,
+    /// Lines of the audit about tries without a good token: anybody who reaches the listener can
+    /// cause them, and would push real ones out of the log.
+    strangers: Mutex<Few>,
 }
 
 /// A request's turn; `None` where it needs none.
@@ -258,6 +261,7 @@ impl Api {
             // A message waits for its turn, and then for its answer.
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
             refused: Mutex::default(),
+            strangers: Mutex::default(),
             services,
         });
         let views: Weak<dyn Views> = Arc::downgrade(&api) as _;
@@ -309,8 +313,9 @@ impl Api {
             on: Arc::default(),
         };
         let admitted = self.admit(route, &mut request, &headers, body).await;
+        let is_refused = admitted.is_err();
         let serving = Arc::clone(self).serve(route, (path.to_owned(), begun), request, admitted);
-        if route.action.is_none() {
+        if route.action.is_none() || is_refused {
             return serving.await;
         }
         // It goes on if its caller hangs up: half of it may be done by then, and the audit tells of it.
@@ -346,7 +351,9 @@ impl Api {
             status: status.as_u16(),
             duration: begun.elapsed(),
         });
-        if let (Some(action), Access::Scope(scope)) = (route.action, route.access) {
+        if let (Some(action), Access::Scope(scope)) = (route.action, route.access)
+            && let Some(unsaid) = self.audits(status)
+        {
             let (outcome, cause) = match &answer {
                 Ok(reply) if reply.status.is_success() => ("done", None),
                 Ok(_) => ("failed", None),
@@ -361,9 +368,19 @@ impl Api {
                 on: on.get().map_or(&path_names, |on| on),
                 outcome,
                 cause,
+                unsaid: Some(unsaid).filter(|unsaid| *unsaid > 0),
             });
         }
         answer.map_or_else(Refusal::into_response, answer::Reply::into_response)
+    }
+
+    /// Whether the audit tells of an action, and how many tries went untold before it. Those without a
+    /// good token are told of in part.
+    fn audits(&self, status: StatusCode) -> Option<u64> {
+        if status != StatusCode::UNAUTHORIZED {
+            return Some(0);
+        }
+        self.strangers.lock().let_through(Instant::now())
     }
 
     /// Whether a request may be served; reads its body. A caller who hangs up meanwhile has asked for

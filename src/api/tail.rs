@@ -166,6 +166,7 @@ impl Drop for Lines {
             on: &self.on,
             outcome: "ended",
             cause: Some(&cause),
+            unsaid: None,
         });
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     http::tests::{services, services_at},
     node::Limits,
     shutdown::Progress,
+    telemetry::capture::Capture,
 };
 
 const READER: &str = "reader-0123456789";
@@ -215,6 +216,24 @@ async fn without_tokens_only_health_and_metrics_are_open() {
     for (token, status) in [("", 401), (WRITER, 403), (READER, 200)] {
         assert_eq!(ask(&api, "GET /metrics", token, "").await.status, status);
     }
+}
+
+/// Whoever reaches the listener could fill the log. A token's tries are its holder's to answer for.
+#[tokio::test]
+async fn tries_without_a_token_do_not_fill_the_audit() {
+    let log = Capture::start();
+    let lines = || log.text().matches("operator's action").count();
+    let (api, _progress) = api();
+    let kick = "DELETE /api/v1/users/alice/sessions";
+    for _ in 0..1_000 {
+        assert_eq!(ask(&api, kick, "", "").await.status, 401);
+    }
+    let of_strangers = lines();
+    assert!((1..=200).contains(&of_strangers), "{of_strangers} lines");
+    for _ in 0..100 {
+        assert_eq!(ask(&api, kick, READER, "").await.status, 403);
+    }
+    assert_eq!(lines() - of_strangers, 100);
 }
 
 /// The document is made of attributes, the table of lines: neither has what the other lacks.

@@ -396,6 +396,7 @@ impl Gateway {
                     on: "",
                     outcome: reloaded.as_ref().map_or("failed", |_| "done"),
                     cause: reloaded.as_ref().err().map(String::as_str),
+                    unsaid: None,
                 });
             }
         });

@@ -56,7 +56,7 @@ pub use metrics::{
 };
 pub use presence::*;
 pub use refusals::{Refusal, recent_refusals};
-pub use seldom::{Repeated, Seldom};
+pub use seldom::{Few, Repeated, Seldom};
 pub use token::*;
 pub use traces::{Exporting, OtlpConfig, TRACEPARENT, TraceSpan, Traced, are_traced, start_traces};
 

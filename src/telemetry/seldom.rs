@@ -94,7 +94,7 @@ impl Repeated {
 /// Lets some events through in a while, and counts the others: for lines that support looks for,
 /// of which there are few unless somebody wants to fill the log.
 #[derive(Debug, Default)]
-pub(super) struct Few {
+pub struct Few {
     /// When the first of these was let through.
     since: Option<Instant>,
     said: u32,
@@ -104,12 +104,13 @@ pub(super) struct Few {
 
 impl Few {
     /// So many are let through…
-    pub(super) const MOST: u32 = 50;
+    pub const MOST: u32 = 50;
     /// …in so long.
-    pub(super) const WHILE: Duration = Duration::from_secs(10);
+    pub const WHILE: Duration = Duration::from_secs(10);
 
     /// Nothing was said yet.
-    pub(super) const fn new() -> Self {
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             since: None,
             said: 0,
@@ -118,7 +119,7 @@ impl Few {
     }
 
     /// Whether to say this event, and then how many went unsaid before it.
-    pub(super) fn let_through(&mut self, now: Instant) -> Option<u64> {
+    pub fn let_through(&mut self, now: Instant) -> Option<u64> {
         let is_over = self
             .since
             .is_none_or(|since| now.saturating_duration_since(since) >= Self::WHILE);

@@ -22,6 +22,8 @@ pub struct Audited<'a> {
     pub outcome: &'static str,
     /// Why it was not done.
     pub cause: Option<&'a str>,
+    /// Tries without a good token that were left out before this one, if there are any.
+    pub unsaid: Option<u64>,
 }
 
 /// Somebody did something, or tried to.
@@ -34,10 +36,11 @@ pub fn audited(audited: &Audited<'_>) {
         on,
         outcome,
         cause,
+        unsaid,
     } = *audited;
     let remote = remote.map(|remote| remote.to_string());
     info!(
         target: "stentor::audit",
-        token, scope, remote, action, on, outcome, cause, "operator's action"
+        token, scope, remote, action, on, outcome, cause, unsaid, "operator's action"
     );
 }
