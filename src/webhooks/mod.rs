@@ -28,7 +28,7 @@ pub use event::{Event, SessionFacts};
 pub use queue::Dead;
 use sender::Receiver;
 
-use crate::background;
+use crate::{background, telemetry};
 
 /// All receivers of this node's events.
 pub struct Webhooks {
@@ -72,6 +72,7 @@ impl Webhooks {
         if config.urls.is_empty() {
             return Ok(None);
         }
+        telemetry::webhooks_begin();
         let receivers = config.urls.iter().map(|url| {
             let receiver = Receiver::new(url, config)?;
             let running = background::spawn(Arc::clone(&receiver).run());

@@ -403,6 +403,9 @@ async fn an_event_that_is_never_taken_is_given_up_and_can_be_looked_at() {
     for line in [
         "stentor_webhook_events_total{outcome=\"dead\"} 1",
         "stentor_webhook_events_total{outcome=\"delivered\"} 2",
+        // There before anything is lost: else no rate would see the first.
+        "stentor_webhook_events_total{outcome=\"dropped\"} 0",
+        "stentor_webhook_events_total{outcome=\"unsent\"} 0",
         "stentor_webhook_failures_total 3",
         "stentor_webhook_waiting 0",
     ] {

@@ -8,6 +8,17 @@ use tracing::{error, info, warn};
 use super::millis;
 use crate::telemetry::{Seldom, metrics::COUNTS};
 
+/// The outcomes of events.
+const OUTCOMES: [&str; 4] = ["delivered", "dead", "dropped", "unsent"];
+
+/// There are receivers. A series that began with its first count would hide that from whoever looks at
+/// its increase.
+pub fn webhooks_begin() {
+    for outcome in OUTCOMES {
+        drop(COUNTS.webhook_events.get_or_create(&[("outcome", outcome)]));
+    }
+}
+
 /// So many more wait.
 pub fn webhook_waits() {
     COUNTS.webhook_waiting.inc();
