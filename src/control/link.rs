@@ -507,6 +507,9 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
         Ok(Note::Bans { node, changes }) if node != link.0.node => {
             let is_new = |change: &&Change| {
                 let applied = shared.sessions.hear_of_ban(change);
+                if applied == Applied::Full {
+                    telemetry::bans_full(&change.subject);
+                }
                 matches!(applied, Applied::Done(_))
             };
             let count = changes.iter().filter(is_new).count();

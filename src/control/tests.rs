@@ -18,9 +18,13 @@ use crate::{
         FeedConfig, FeedId, FeedSink, JournalConfig, Message, Publish, QueueSpec, VirtualHost,
     },
     hub::Vhosts,
+    telemetry::capture::Capture,
 };
 
 const EXCHANGE: &str = "control";
+
+/// A user for whose ban no node has room.
+const ONE_TOO_MANY: &str = "one too many";
 
 /// The listeners at the exchange.
 type Listeners = Arc<Mutex<Vec<(FeedId, Arc<dyn FeedSink>)>>>;
@@ -179,7 +183,10 @@ impl Sessions for Fake {
     }
 
     fn hear_of_ban(&self, change: &Change) -> Applied {
-        Applied::Done(change.clone())
+        match change.subject.value().as_str() {
+            ONE_TOO_MANY => Applied::Full,
+            _ => Applied::Done(change.clone()),
+        }
     }
 
     fn bans(&self) -> Vec<Change> {
@@ -289,6 +296,36 @@ async fn a_node_whose_answer_did_not_come_is_asked_once_more() {
     assert_eq!(a.looked(subscribed()).await, ["a"]);
     sleep(Duration::from_millis(1)).await;
     assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+}
+
+/// The client is not kept out here, and nobody else would say so.
+#[tokio::test(start_paused = true)]
+async fn a_ban_that_finds_no_room_is_in_the_log() {
+    let log = Capture::start();
+    let listeners = Listeners::default();
+    let [a, _b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    let changes = ["alice", ONE_TOO_MANY].map(|user| Change {
+        subject: Subject::User(user.into()),
+        stamp: Some(1),
+        ban: Some(Ban {
+            until: None,
+            reason: Box::default(),
+        }),
+    });
+    let (link, _) = a.control.link.as_ref().unwrap();
+    let note = Note::Bans {
+        node: "a".into(),
+        changes: changes.into(),
+    };
+    link.send(&note).await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    let text = log.text();
+    assert!(text.contains("bans learnt"), "{text}");
+    let full = text.lines().filter(|line| line.contains("ban not taken"));
+    assert_eq!(full.count(), 1, "{text}");
 }
 
 /// Without a presence that all share, nobody else knows which nodes there are.

@@ -67,8 +67,9 @@ pub(crate) fn view(services: &Services, asked: &str) -> Option<Value> {
     serde_json::to_value(heard.collect::<Vec<_>>()).ok()
 }
 
-/// Which of the keys somebody is subscribed to, on any node that answers. The error tells why other
-/// nodes could not be asked.
+/// Which of the keys somebody is subscribed to, on any node that answers. One that is silent twice has
+/// nobody: a message is rather pushed as well than lost. The error tells why other nodes could not be
+/// asked.
 async fn subscribed(
     services: &Weak<Services>,
     exchange: &str,
