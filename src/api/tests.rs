@@ -473,8 +473,8 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
     assert_eq!(away.body["failed"][1]["reason"], "unavailable");
 }
 
-/// A broker that takes messages and never confirms one: the bytes of bodies that it was given, those
-/// that are under way, and the most that ever were.
+/// A broker that takes messages and never confirms one: the bytes of bodies that are under way, and
+/// the most that ever were.
 #[derive(Default)]
 struct Silent {
     under_way: AtomicUsize,
