@@ -549,27 +549,27 @@ mod tests {
             queue.push(told(subject, subject)).unwrap();
         }
         for _ in 0..7 {
-            let told = queue.take(now).unwrap();
-            done(&mut queue, now, &told.subject, failed());
+            let tried = queue.take(now).unwrap();
+            done(&mut queue, now, &tried.subject, failed());
             now = queue.wake_at().unwrap();
         }
-        let told = queue.take(now).unwrap();
-        done(&mut queue, now, &told.subject, failed());
+        let tried = queue.take(now).unwrap();
+        done(&mut queue, now, &tried.subject, failed());
         assert!(queue.wake_at().unwrap() > now + Duration::from_secs(30));
         queue.hurry(now);
-        let told = queue.take(now).unwrap();
+        let tried = queue.take(now).unwrap();
         // From now on each pause is short.
-        done(&mut queue, now, &told.subject, failed());
+        done(&mut queue, now, &tried.subject, failed());
         let again = queue.wake_at().unwrap();
         assert!(again <= now + Duration::from_secs(1));
-        let told = queue.take(again).unwrap();
-        assert!(done(&mut queue, again, &told.subject, Outcome::Delivered).is_back);
+        let tried = queue.take(again).unwrap();
+        assert!(done(&mut queue, again, &tried.subject, Outcome::Delivered).is_back);
         let last = queue.take(again + Duration::from_secs(1)).unwrap();
-        assert_ne!(last.subject, told.subject);
+        assert_ne!(last.subject, tried.subject);
         done(&mut queue, again, &last.subject, Outcome::Delivered);
         assert_eq!(queue.len(), 0);
         // An event that was refused, too.
-        queue.push(self::told("c", "1")).unwrap();
+        queue.push(told("c", "1")).unwrap();
         assert_eq!(taken(&mut queue, now), ["1"]);
         done(&mut queue, now, "c", refused());
         assert!(taken(&mut queue, now).is_empty());
