@@ -67,10 +67,11 @@ async fn try_to_renew(context: &Context, ask: Renew) -> Result<Accepted, Problem
     let admission = log_in(context, identity, &login).await?;
     // Nothing was asked for long ago by this, so that the time begins here.
     let until = admission.lifetime.map(after);
-    identity.user.take_over(&admission.user);
+    // First, so that a recheck which meets the new rights leaves their refusals to this.
     if let Some(rights) = context.rights() {
         rights.renew(login);
     }
+    identity.user.take_over(&admission.user);
     Ok(Accepted {
         until: until.map(tokio::time::Instant::into_std),
         is_token: admission.user.source.is_some(),

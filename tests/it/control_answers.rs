@@ -46,6 +46,8 @@ impl Sessions for Fake {
         Err(RecheckOff)
     }
 
+    fn forget(&self) {}
+
     fn refresh_groups(&self, user: &str) -> usize {
         self.told.lock().push(format!("refresh_groups {user}"));
         self.sessions

@@ -90,7 +90,6 @@ impl House {
         );
         let hook = Arc::new(Hook {
             gate: Gate::new(),
-            held: Mutex::default(),
             asked: Mutex::default(),
             denied: Mutex::default(),
             failing: Mutex::default(),

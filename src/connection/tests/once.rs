@@ -233,7 +233,6 @@ async fn a_login_whose_client_has_gone_takes_no_sequence_over() {
     settle().await;
     gone.send(send("client-seq:1"));
     gone.wire.hang_up();
-    house.hook.hold_no_more();
     let (mut client, _) = connect(&house, device).await;
     held.open();
     settle().await;

@@ -200,7 +200,6 @@ async fn a_login_whose_client_has_gone_ends_no_session_and_is_served() {
     let gone = log_in(&house, "").await;
     gone.send("SEND\ndestination:/topic/a\n\nsent and left\0");
     gone.wire.hang_up();
-    house.hook.hold_no_more();
     let mut client = log_in(&house, "").await;
     client.expect(Command::Connected).await;
     client.subscribe("1", "/topic/a", "").await;
