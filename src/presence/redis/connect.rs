@@ -24,7 +24,7 @@ use futures_util::future::{self, FutureExt};
 use tokio::sync::Mutex;
 
 use crate::{
-    deadline::third,
+    deadline::{after, third},
     presence::{
         PresenceError, RedisConfig, Secret,
         servers::{HostPort, TlsFiles},
@@ -245,40 +245,50 @@ impl Connections {
         let Kind::Server(pool) = &self.kind else {
             return self.call(tag, pipe).await;
         };
-        let calling = async {
-            let (number, mut connection) = {
-                let mut shared = shared.lock().await;
-                let (number, kept) = &mut *shared;
-                let kept = match kept {
-                    Some(kept) => kept,
-                    None => {
-                        let made = pool.get().await.map_err(no_connection)?;
-                        *number = number.wrapping_add(1);
-                        kept.insert(made)
-                    }
-                };
-                (*number, MultiplexedConnection::clone(kept))
-            };
-            let answer = pipe.query_async(&mut connection).await;
-            if answer.is_err() {
-                let mut shared = shared.lock().await;
-                if shared.0 == number
-                    && let Some(kept) = shared.1.take()
-                {
-                    drop(Object::take(kept));
+        let deadline = after(self.timeout);
+        let getting = async {
+            let mut shared = shared.lock().await;
+            let (number, kept) = &mut *shared;
+            let kept = match kept {
+                Some(kept) => kept,
+                None => {
+                    let made = pool.get().await.map_err(no_connection)?;
+                    *number = number.wrapping_add(1);
+                    kept.insert(made)
                 }
-            }
-            answer.map_err(refused)
+            };
+            Ok((*number, MultiplexedConnection::clone(kept)))
         };
-        self.in_time(calling).await
+        let (number, mut connection) = self.by(deadline, getting).await?;
+        let asking = async { pipe.query_async(&mut connection).await.map_err(refused) };
+        let answer = self.by(deadline, asking).await;
+        // Also where the time of the call was over first: the server may have gone without a word.
+        if answer.is_err() {
+            let mut shared = shared.lock().await;
+            if shared.0 == number
+                && let Some(kept) = shared.1.take()
+            {
+                drop(Object::take(kept));
+            }
+        }
+        answer
     }
 
     async fn in_time<T>(
         &self,
         call: impl Future<Output = Result<T, PresenceError>>,
     ) -> Result<T, PresenceError> {
+        self.by(after(self.timeout), call).await
+    }
+
+    /// The same, of a call that began earlier.
+    async fn by<T>(
+        &self,
+        deadline: tokio::time::Instant,
+        call: impl Future<Output = Result<T, PresenceError>>,
+    ) -> Result<T, PresenceError> {
         let timeout = self.timeout;
-        tokio::time::timeout(timeout, call)
+        tokio::time::timeout_at(deadline, call)
             .await
             .unwrap_or_else(|_| Err(unavailable(format!("Redis did not answer in {timeout:?}"))))
     }
@@ -603,9 +613,65 @@ pub(super) fn unavailable(error: impl fmt::Display) -> PresenceError {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
+    use crate::presence::Url;
+
+    /// Greets a client after a while, and says nothing more.
+    async fn greet(mut stream: TcpStream) {
+        let mut said = [0; 1024];
+        while let Ok(length @ 1..) = stream.read(&mut said).await {
+            let greetings = said[..length]
+                .windows(7)
+                .filter(|part| **part == *b"SETINFO");
+            let answers = b"+OK\r\n".repeat(greetings.count());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if stream.write_all(&answers).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The time of a call begins before that of its question, and so is over first.
+    #[tokio::test]
+    async fn a_shared_connection_that_does_not_answer_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&made);
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(greet(stream));
+            }
+        });
+        let Ok(Url::Redis(url)) = format!("redis://{address}").parse() else {
+            panic!("{address}")
+        };
+        let lease = Duration::from_millis(600);
+        let connections = Connections::new(&url, &RedisConfig::default(), lease).unwrap();
+        let shared = Shared::default();
+        let mut question = Pipeline::new();
+        question.cmd("PING");
+        for calls in 1..=2 {
+            let answer = connections.share::<Value>(&shared, "", &question).await;
+            assert!(matches!(answer, Err(PresenceError::Unavailable(_))));
+            assert_eq!(made.load(Ordering::Relaxed), calls);
+        }
+        serving.abort();
+    }
 
     #[test]
     fn a_connection_that_cannot_be_made_is_told_in_redis_words() {
