@@ -2,10 +2,7 @@
 
 use humantime::format_duration;
 
-use super::{
-    Config, Warning,
-    read::{Name, Reader},
-};
+use super::{Config, Warning, keys::Name, read::Reader};
 use crate::{
     auth::{CertificateLogin, Unset, jwt, rabbitmq},
     broker::{Binding, ExchangeKind, Url},

@@ -2,7 +2,7 @@
 //!
 //! The table in `docs/reload.md` is this one, and a test compares them.
 
-use super::read::Name;
+use super::keys::Name;
 
 /// What a reload changes of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

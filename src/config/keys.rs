@@ -6,6 +6,9 @@ use serde::{
     forward_to_deserialize_any,
 };
 
+/// Section and key.
+pub(super) type Name = (&'static str, &'static str);
+
 /// The names of a struct's fields.
 pub(super) fn keys<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut keys: &'static [&'static str] = &[];

@@ -26,7 +26,8 @@ pub use error::{ConfigErrors, Problem, ValueSource, Warning};
 pub use reload::{Change, InForce, Loaded, Plan};
 pub use source::{Source, environment};
 
-use read::{Name, Reader, SetValue};
+use keys::Name;
+use read::{Reader, SetValue};
 
 /// The commented default, as `stentor config --default` prints it.
 pub const DEFAULT: &str = include_str!("../../config/stentor.toml");

@@ -16,14 +16,11 @@ use toml::{
 
 use super::{
     ConfigErrors, File, Keys, Problem, Section, Sources, VARIABLE_PREFIX, ValueSource,
-    keys::nearest,
+    keys::{Name, nearest},
     shown::{is_secret, unquoted},
     text::Text,
 };
 use crate::codes::Code;
-
-/// Section and key.
-pub(super) type Name = (&'static str, &'static str);
 
 /// Gathers what was set, and what is wrong with it.
 pub(super) struct Reader<'a> {

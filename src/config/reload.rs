@@ -5,7 +5,8 @@ use super::{
     Check, Config, ConfigErrors, DEFAULT, File, Sources,
     classes::reloads,
     is_same,
-    read::{Name, Reader, SetValue, Values},
+    keys::Name,
+    read::{Reader, SetValue, Values},
     sections,
     shown::shown,
 };

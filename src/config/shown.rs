@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use toml::{Value, value::Array};
 use url::Url;
 
-use super::read::Name;
+use super::keys::Name;
 use crate::secret_url::without_secrets;
 
 /// Keys whose texts are secrets, whole. In all other texts only URLs hide theirs.

@@ -241,7 +241,9 @@ impl Hook {
 
     fn take_held(&self, question: &str) -> Option<Arc<Gate>> {
         let mut held = self.held.lock();
-        let index = held.iter().position(|(start, _)| question.starts_with(&**start))?;
+        let index = held
+            .iter()
+            .position(|(start, _)| question.starts_with(&**start))?;
         Some(held.swap_remove(index).1)
     }
 
