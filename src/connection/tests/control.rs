@@ -88,6 +88,7 @@ async fn a_client_that_reads_slowly_is_kicked_all_the_same() {
         client.wire.set_room(1);
         sleep(Duration::from_secs(1)).await;
     }
+    client.task.await.unwrap();
 }
 
 /// The number is in it, so only who knows the rest as well means this session.
