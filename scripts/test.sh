@@ -40,7 +40,6 @@ Environment:
   CHROMIUM               Chromium's program, if it is not /usr/bin/chromium
   TESTKIT_RABBITMQ_BIN   the folder of RabbitMQ's scripts; instead of --rabbitmq
   TESTKIT_RABBITMQ_CONF  a file whose lines every node's rabbitmq.conf gets; instead of --strict
-  RUST_TEST_THREADS      how many tests run at a time (three for two cores)
   STENTOR_CACHE, DEBIAN_MIRROR   see ./scripts/rabbitmq.sh --help
 EOF
 }
@@ -414,9 +413,6 @@ join_set_up() {
 }
 
 rust_tests=(cargo test --workspace --locked --no-fail-fast)
-# Tests wait much of their time, for a server's start or a heart-beat: so more run at a time than there
-# are cores.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((($(nproc) * 3 + 1) / 2))}
 
 # With --examples dependencies have the features that they have for Clippy, whose work serves again.
 document() {

@@ -54,11 +54,12 @@ async fn a_node_keeps_what_is_durable_over_restart_and_kill() {
     let node = std::sync::Arc::new(RabbitMq::own().await);
     let vhost = node.vhost().await;
     vhost.declare_exchange(FEED, ExchangeKind::Direct).await;
+    // First: RabbitMQ writes declarations to disk a moment later, and a kill might come before.
+    node.restart().await;
+    vhost.publish(FEED, "nobody", ["still there"]).await;
     node.kill();
     assert!(TcpStream::connect(node.amqp_address()).await.is_err());
     node.start().await;
-    vhost.publish(FEED, "nobody", ["still there"]).await;
-    node.restart().await;
     vhost.publish(FEED, "nobody", ["still there"]).await;
     assert!(node.ctl(&["list_vhosts"]).await.contains(vhost.name()));
 }
