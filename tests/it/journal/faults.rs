@@ -114,7 +114,10 @@ async fn a_journal_that_is_never_quiet_is_ready_after_an_alarm() {
     ] {
         arguments.insert(name.into(), AMQPValue::LongString(value.into()));
     }
-    let options = lapin::options::QueueDeclareOptions::default();
+    let options = lapin::options::QueueDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
     let declaring = channel.queue_declare("drops".into(), options, arguments);
     declaring.await.unwrap();
     for number in 1..=450 {
