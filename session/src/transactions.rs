@@ -21,8 +21,8 @@ pub fn held_bytes(frame: &Frame) -> usize {
 }
 
 /// Bytes that a frame holds in a transaction, and counts towards
-/// [`Config::max_transaction_bytes`]. Whoever bounds the memory of transactions must not count more,
-/// or one within that limit could be too large to be committed.
+/// [`Config::max_transaction_bytes`]. A bound on the memory of transactions must not count more, or
+/// one within that limit could be too large to be committed.
 #[must_use]
 pub fn gathered_bytes(frame: &Frame) -> usize {
     held_bytes(frame).saturating_add(FRAME)

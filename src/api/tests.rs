@@ -218,7 +218,7 @@ async fn without_tokens_only_health_and_metrics_are_open() {
     }
 }
 
-/// Whoever reaches the listener could fill the log. A token's tries are its holder's to answer for.
+/// Strangers who reach the listener cannot fill the log. The holder of a token answers for its tries.
 #[tokio::test]
 async fn tries_without_a_token_do_not_fill_the_audit() {
     let log = Capture::start();

@@ -83,7 +83,7 @@ impl Uploads {
             0
         };
         let waited = state.ticket.waits();
-        // Nobody but the client can give back what its transactions hold, by a frame that is still to
+        // The client alone can give back what its transactions hold, by a frame that is still to
         // be read.
         let own = claimed.saturating_add(state.gathered);
         let ticket = &mut state.ticket;

@@ -453,7 +453,7 @@ async fn endless_names_are_the_clients_fault_and_reach_nobody() {
     assert!(hook.requests().is_empty());
 }
 
-/// Whoever sends a long passcode makes the hook's server refuse the URL.
+/// A long passcode makes the hook's server refuse the URL, and that is its sender's doing.
 #[tokio::test]
 async fn a_url_that_is_too_long_for_the_hooks_server_is_the_clients_fault() {
     let log = Capture::start();

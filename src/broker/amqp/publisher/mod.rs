@@ -216,8 +216,8 @@ impl Publisher {
             Some(owner) => Some(self.turns.enter(owner, lane.number).await),
             None => None,
         };
-        // Who waits for the lane's task, or for a place of its share, has none of the places that are
-        // everybody's: those who publish elsewhere need them.
+        // A sender that waits for the lane's task, or for a place of its share, has none of the places
+        // that are everybody's: those who publish elsewhere need them.
         let Ok(slot) = lane.jobs.reserve().await else {
             return Err(Box::new(job));
         };
