@@ -268,7 +268,11 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
     let hits = report.hits();
     let is_sure =
         report.unreached.is_none() && report.silent.is_empty() && !matches!(recorded, Some(Err(_)));
-    let (reach, unreached) = reach(&recorded, services.control.has_joined(), report.unreached);
+    let (reach, unreached) = reach(
+        &recorded,
+        services.control.leaves_nobody_out(),
+        report.unreached,
+    );
     if change.ban.is_none() && hits == 0 && is_sure {
         let error = format!("{} is not banned", change.subject);
         return Err(Refusal::new(StatusCode::NOT_FOUND, error));
@@ -298,20 +302,20 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
 /// begins to listen.
 fn reach(
     recorded: &Option<Result<(), crate::presence::PresenceError>>,
-    has_joined: bool,
+    leaves_nobody_out: bool,
     untold: Option<Box<str>>,
 ) -> (Reach, Option<String>) {
     match (recorded, untold) {
         (Some(Ok(())), untold) => (Reach::AllNodes, untold.map(Into::into)),
-        (Some(Err(error)), None) if has_joined => {
+        (Some(Err(error)), None) if leaves_nobody_out => {
             (Reach::AllNodes, Some(format!("Redis: {error}")))
         }
-        (None, None) if has_joined => (Reach::AllNodes, None),
+        (None, None) if leaves_nobody_out => (Reach::AllNodes, None),
         (_, Some(untold)) => (Reach::ThisNodeOnly, Some(untold.into())),
         (Some(Err(error)), None) => (Reach::ThisNodeOnly, Some(format!("Redis: {error}"))),
         (None, None) => {
-            let why = "no other node can be told: [control] exchange is off, or the broker is in \
-                       this process, and presence is not in Redis";
+            let why = "no other node can be told: [control] exchange is off, and presence is not in \
+                       Redis";
             (Reach::ThisNodeOnly, Some(why.to_owned()))
         }
     }
@@ -342,7 +346,7 @@ mod tests {
     fn a_ban_that_others_may_never_hear_of_says_so() {
         let away = || Some(Err(PresenceError::Unavailable("away".into())));
         let untold = || Some(Box::from("no exchange"));
-        for (recorded, has_joined, untold, reach_is_all, says) in [
+        for (recorded, leaves_nobody_out, untold, reach_is_all, says) in [
             (Some(Ok(())), true, None, true, None),
             (Some(Ok(())), false, None, true, None),
             (Some(Ok(())), true, untold(), true, Some("no exchange")),
@@ -353,8 +357,8 @@ mod tests {
             (away(), true, untold(), false, Some("no exchange")),
             (away(), false, None, false, Some("away")),
         ] {
-            let (reach, why) = reach(&recorded, has_joined, untold);
-            let case = format!("{recorded:?} {has_joined} {why:?}");
+            let (reach, why) = reach(&recorded, leaves_nobody_out, untold);
+            let case = format!("{recorded:?} {leaves_nobody_out} {why:?}");
             assert_eq!(reach == Reach::AllNodes, reach_is_all, "{case}");
             assert_eq!(why.is_some(), says.is_some(), "{case}");
             assert!(

@@ -574,7 +574,8 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _)
         .with_taps(taps)
         .among(nodes)
-        .with_presence_in_memory(config.presence.url == presence::Url::Memory);
+        .with_presence_in_memory(config.presence.url == presence::Url::Memory)
+        .with_no_other_node(is_embedded(config) && !is_shared);
     if let Some(exchange) = control_exchange(config)
         && let Some(vhost) = vhosts.vhost(&config.broker.default_vhost)
     {
@@ -755,12 +756,17 @@ pub fn exchanges(config: &Config) -> BTreeMap<Box<str>, ExchangeKind> {
     exchanges
 }
 
+/// Whether the broker is in this process.
+fn is_embedded(config: &Config) -> bool {
+    matches!(config.broker.all_urls(), [Url::Embedded])
+}
+
 /// RabbitMQ, if it is the broker. Connects to nobody yet.
 ///
 /// # Errors
 /// Its URL cannot be used.
 pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error> {
-    if let [Url::Embedded] = config.broker.all_urls() {
+    if is_embedded(config) {
         return Ok(None);
     }
     let broker = broker::Config {

@@ -179,6 +179,7 @@ pub struct Control {
     /// Knows which other nodes there are.
     nodes: Option<Arc<dyn Presence>>,
     presence_in_memory: bool,
+    is_only_node: bool,
 }
 
 /// The parts of this node that commands need.
@@ -208,6 +209,7 @@ impl Control {
             link: None,
             nodes: None,
             presence_in_memory: false,
+            is_only_node: false,
         }
     }
 
@@ -251,6 +253,15 @@ impl Control {
         }
     }
 
+    /// Tells it whether it is the only node: the broker is in this process, and Redis is not used.
+    #[must_use]
+    pub fn with_no_other_node(self, is_only_node: bool) -> Self {
+        Self {
+            is_only_node,
+            ..self
+        }
+    }
+
     /// Listens to the exchange of that name in this virtual host, in the background, for as long
     /// as this lives; also to what other nodes tell each other.
     ///
@@ -281,10 +292,10 @@ impl Control {
         link.is_some_and(|(link, _)| link.exchange() == exchange)
     }
 
-    /// Whether this node hears of other nodes, and they of it.
+    /// Whether no node is left out: this node hears of the others, and they of it, or there are none.
     #[must_use]
-    pub fn has_joined(&self) -> bool {
-        self.link.is_some()
+    pub fn leaves_nobody_out(&self) -> bool {
+        self.link.is_some() || self.is_only_node
     }
 
     /// Runs a command on all nodes. On this node it has run when this returns, even without a

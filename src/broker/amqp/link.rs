@@ -394,8 +394,9 @@ impl Live {
         queue: &str,
         asking: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
-        // The broker makes a name up that nobody asks for again.
-        if queue.is_empty() {
+        // The broker makes up a name that nobody asks for again. And consumers may hear of the end of
+        // their connection before the link does: of what they ask then, the broker hears nothing.
+        if queue.is_empty() || !self.connection.status().connected() {
             return asking.await;
         }
         let begun = Instant::now();
@@ -783,7 +784,20 @@ mod tests {
     use std::future::{pending, ready};
 
     use super::*;
-    use crate::deadline::after;
+    use crate::{broker::amqp::stub::Stub, deadline::after};
+
+    /// Consumers may come back to their queues before the link has noticed the end.
+    #[tokio::test]
+    async fn what_is_asked_on_a_connection_that_has_ended_is_no_suspect() {
+        let stub = Stub::of_queues(2047).await;
+        let link = AmqpLink::start(stub.config());
+        let live = link.wait().await;
+        let lost = || ready(Err::<(), _>(BrokerError::Unavailable("lost".into())));
+        live.asking("before", lost()).await.unwrap_err();
+        live.close().await;
+        live.asking("behind", lost()).await.unwrap_err();
+        assert_eq!(live.asked.take(), [Box::from("before")]);
+    }
 
     /// As lapin leaves it that is asked for a channel while the connection ends.
     #[tokio::test(start_paused = true)]
