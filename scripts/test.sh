@@ -347,7 +347,7 @@ elif [[ ${TESTKIT_RABBITMQ_BIN:-} ]]; then
     releases=()
 fi
 # The tests on the second that are worth the time of every run.
-differs_most=(broker_contract amqp_feeds e2e_restart e2e_nodes e2e_faults e2e_cluster
+differs_most=(broker_contract::amqp amqp_feeds e2e_restart e2e_nodes e2e_faults e2e_cluster
     e2e_rabbitmq_accounts)
 
 install_rabbitmqs() {

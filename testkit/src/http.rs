@@ -14,6 +14,8 @@ pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .no_proxy()
+        // The system's certificates would be read each time.
+        .tls_certs_only([])
         .timeout(DEADLINE)
         .build()
         .expect("an HTTP client")

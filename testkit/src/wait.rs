@@ -2,14 +2,16 @@
 
 use std::{future::Future, panic::Location, time::Duration};
 
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long tests wait for what should happen soon. Generous, since machines that build and test
 /// at once are slow; a test that passes never waits so long.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Between two looks at a condition.
-const INTERVAL: Duration = Duration::from_millis(10);
+/// Between two looks at a condition; first, and when it was looked at a few times: many looks are
+/// requests, which would keep a server busy that others wait for.
+const INTERVALS: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(50)];
+const FIRST: usize = 20;
 
 /// An answer of a condition: `bool`, or an `Option` of the awaited value.
 pub trait Condition {
@@ -46,11 +48,9 @@ pub fn eventually<C: Condition>(
     let at = Location::caller();
     let what = what.into();
     async move {
-        let mut ticks = interval(INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = Instant::now() + deadline;
+        let mut looks = 0;
         loop {
-            ticks.tick().await;
             if let Some(found) = condition().await.holds() {
                 return found;
             }
@@ -58,6 +58,8 @@ pub fn eventually<C: Condition>(
                 Instant::now() < end,
                 "{at}: not within {deadline:?}: {what}"
             );
+            looks += 1;
+            sleep(INTERVALS[usize::from(looks > FIRST)]).await;
         }
     }
 }

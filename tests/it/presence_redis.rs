@@ -17,6 +17,8 @@ use crate::presence_contract::{
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_secs(2);
+/// A lease: a restart of Redis is noticed within a third of it.
+const NOTICING: Duration = Duration::from_secs(6);
 
 fn node(redis: &Redis, lease: Duration) -> RedisPresence {
     redis_presence(&redis.url(), lease, settings(&unique("node"), LONG, None))
@@ -337,7 +339,7 @@ async fn all_nodes_list_and_count_all() {
 #[tokio::test]
 async fn pages_go_on_though_nodes_take_new_leases() {
     let redis = Redis::own().await;
-    let named = |name: &str| redis_presence(&redis.url(), LONG, settings(name, LONG, None));
+    let named = |name: &str| redis_presence(&redis.url(), NOTICING, settings(name, LONG, None));
     let nodes = [named("one.0001"), named("two.0002")];
     let mut expected = Vec::new();
     for presence in &nodes {
@@ -488,7 +490,7 @@ async fn a_live_node_stays_for_longer_than_its_lease() {
 #[tokio::test]
 async fn a_redis_that_lost_everything_is_told_again() {
     let redis = Redis::own().await;
-    let presence = node(&redis, LONG);
+    let presence = node(&redis, NOTICING);
     let (stays, leaves) = (session("stays", &["group"]), session("leaves", &["group"]));
     presence.join(stays);
     presence.join(Arc::clone(&leaves));

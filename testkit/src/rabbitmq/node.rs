@@ -388,6 +388,8 @@ impl RabbitMq {
             // The script becomes the Erlang machine instead of waiting for it; nothing else
             // reads this variable.
             .env("RUNNING_UNDER_SYSTEMD", "true")
+            // Each node would bind its schedulers to the same cores, beginning with the first.
+            .env("RABBITMQ_SCHEDULER_BIND_TYPE", "u")
             .env("RABBITMQ_NODENAME", &self.name)
             .env("RABBITMQ_MNESIA_BASE", folder.join("mnesia"))
             .env("RABBITMQ_LOG_BASE", folder.join("log"))

@@ -215,6 +215,8 @@ impl Redis {
             .current_dir(self.folder.path())
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
             .args(["--daemonize", "no"])
+            // Else a first replica waits for others, five seconds long.
+            .args(["--repl-diskless-sync-delay", "0"])
             .args(arguments);
         let server = match Process::start("redis-server", &mut command, Stdio::null()) {
             Ok(server) => server,
