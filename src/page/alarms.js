@@ -1,6 +1,6 @@
 // What an operator should look at, out of two looks at all nodes (pure).
 
-import { speed, value } from './series.js';
+import { hasGrown, value } from './series.js';
 
 /** Counters that grow only when something is wrong. */
 const FAULTS = [
@@ -20,7 +20,10 @@ const STALE = [
 
 const NEARLY = 0.9;
 
-/** Alarms, the worst first: `{ level: 'bad' or 'warn', node, text }`. */
+/**
+ * Alarms, the worst first: `{ level: 'bad' or 'warn', node, text }`. `before` has the nodes as they were at
+ * the beginning of the time that an alarm is of.
+ */
 export function alarms(before, after) {
   const found = [];
   const say = (level, node, text) => found.push({ level, node, text });
@@ -33,7 +36,7 @@ export function alarms(before, after) {
     if (!['ok', 'off'].includes(node.presence)) say('bad', name, `presence: ${node.presence}`);
     if (node.degraded) say('warn', name, node.degraded);
     for (const [metric, text] of STALE) if (value(node, metric) > 0) say('warn', name, text);
-    for (const [metric, text] of FAULTS) if (speed(earlier.get(name), node, metric) > 0) say('warn', name, text);
+    for (const [metric, text] of FAULTS) if (hasGrown(earlier.get(name), node, metric)) say('warn', name, text);
     if (node.sessions >= node.max_connections * NEARLY) say('warn', name, 'nearly as many sessions as are allowed');
     const [open, most] = [value(node, 'process_open_fds'), value(node, 'process_max_fds')];
     if (open > most * NEARLY) say('warn', name, 'nearly as many files open as the system allows');

@@ -1,4 +1,4 @@
-// A chart that moves, drawn by hand: the newest point is at the right.
+// A chart that moves, drawn by hand: now is at the right, and five minutes ago at the left.
 
 import { h, s } from './dom.js';
 import { bytes } from './format.js';
@@ -17,24 +17,26 @@ export function ceiling(most, isSize = false) {
   return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= most);
 }
 
-/** The pieces of a line: there is none where no number is known. */
-export function pieces(points, most) {
-  const step = WIDTH / (KEPT - 1);
-  const first = WIDTH - (points.length - 1) * step;
+/** The pieces of a line, by time: there is none where no number is known. */
+export function pieces(points, most, now) {
   const found = [];
   let piece = null;
-  points.forEach((point, index) => {
-    if (point === undefined) return (piece = null);
+  for (const { at, value } of points) {
+    // While nothing is asked, points get older than the picture is wide.
+    if (value === undefined || now - at > KEPT) {
+      piece = null;
+      continue;
+    }
     if (!piece) found.push((piece = []));
-    piece.push([first + index * step, TOP + (HEIGHT - TOP) * (1 - point / most)]);
-  });
+    piece.push([WIDTH * (1 - (now - at) / KEPT), TOP + (HEIGHT - TOP) * (1 - value / most)]);
+  }
   return found;
 }
 
 const line = (piece) => piece.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join('L');
 
 function shape(points, most) {
-  const all = pieces(points, most);
+  const all = pieces(points, most, Date.now());
   // A point alone is a dot: a line of no length, with round ends, and no area below it.
   const dot = (piece) => (piece.length === 1 ? [piece[0], piece[0]] : piece);
   const wide = all.filter((piece) => piece.length > 1);

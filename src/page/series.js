@@ -1,28 +1,33 @@
 // Rates and delays out of counters that only grow (pure).
 
-/** How many points a chart keeps: five minutes of one in two seconds. */
-export const KEPT = 150;
+/** How long a chart keeps a point, in milliseconds. */
+export const KEPT = 300_000;
 
-/** A ring of numbers; `undefined` where there is none. */
+/** The numbers of the last minutes: `{ at, value }`, with `undefined` where there is none. */
 export class Series {
   points = [];
 
-  push(value) {
-    this.points.push(Number.isFinite(value) ? value : undefined);
-    if (this.points.length > KEPT) this.points.shift();
+  /** `at` is in milliseconds. A clock that was put back leaves no points of the future. */
+  push(value, at) {
+    this.points = this.points.filter((point) => point.at <= at && point.at >= at - KEPT);
+    this.points.push({ at, value: Number.isFinite(value) ? value : undefined });
   }
 
   get last() {
-    return this.points.at(-1);
+    return this.points.at(-1)?.value;
   }
 
   get most() {
-    return Math.max(0, ...this.points.filter((point) => point !== undefined));
+    return Math.max(0, ...this.#known);
   }
 
-  /** Whether there ever was a number. */
+  /** Whether there is a number. */
   get isKnown() {
-    return this.points.some((point) => point !== undefined);
+    return this.#known.length > 0;
+  }
+
+  get #known() {
+    return this.points.map(({ value }) => value).filter((value) => value !== undefined);
   }
 }
 
@@ -35,9 +40,19 @@ export function sum(nodes, name) {
   return values.length ? values.reduce((all, one) => all + one, 0) : undefined;
 }
 
+/** The nodes of several looks, each as in the oldest look since its start. */
+export function oldest(looks) {
+  const found = new Map();
+  for (const node of looks.flat()) if (!isSame(found.get(node.node), node)) found.set(node.node, node);
+  return [...found.values()];
+}
+
+/** Whether these are two looks at one node, which did not begin anew between them. */
+const isSame = (before, after) => before !== undefined && before.node === after.node && before.started === after.started;
+
 /** The seconds between two looks at a node, by its own clock; `undefined` if it began anew. */
 function between(before, after) {
-  if (!before || before.node !== after.node) return undefined;
+  if (!isSame(before, after)) return undefined;
   const seconds = (new Date(after.at) - new Date(before.at)) / 1000;
   return seconds > 0 ? seconds : undefined;
 }
@@ -50,7 +65,13 @@ export function speed(before, after, name) {
   return (to - from) / seconds;
 }
 
-/** The same of all nodes together. Those that were not there before do not count yet. */
+/**
+ * Whether a counter of one node grew. One with labels is not there before its first count: in a node
+ * that was there, it was 0.
+ */
+export const hasGrown = (before, after, name) => isSame(before, after) && value(after, name) > (value(before, name) ?? 0);
+
+/** The speed of all nodes together. Those that were not there before do not count yet. */
 export function speedOfAll(before, after, name) {
   const earlier = new Map(before.map((node) => [node.node, node]));
   const speeds = after.map((node) => speed(earlier.get(node.node), node, name));
@@ -64,7 +85,7 @@ export function bucketsBetween(before, after, name) {
   const grown = new Map();
   for (const node of after) {
     const old = earlier.get(node.node);
-    if (!old) continue;
+    if (!isSame(old, node)) continue;
     const counts = new Map((old.figures.histograms[name] ?? []).map(({ le, count }) => [le, count]));
     for (const { le, count } of node.figures.histograms[name] ?? []) {
       grown.set(le, (grown.get(le) ?? 0) + Math.max(0, count - (counts.get(le) ?? 0)));

@@ -55,11 +55,15 @@ test('buckets between two looks are those of all nodes', () => {
 test('a series keeps what a chart shows', () => {
   const series = new Series();
   assert.equal(series.isKnown, false);
-  for (let number = 0; number <= KEPT; number += 1) series.push(number);
-  series.push(NaN);
-  assert.equal(series.points.length, KEPT);
+  for (let number = 0; number <= 1000; number += 1) series.push(number, number * 2_000);
+  series.push(NaN, 2_002_000);
+  assert.deepEqual(series.points[0], { at: 2_002_000 - KEPT, value: 851 });
+  assert.equal(series.points.length, 151);
   assert.equal(series.last, undefined);
-  assert.equal(series.most, KEPT);
+  assert.equal(series.most, 1000);
+  // A clock that was put back leaves no points of the future.
+  series.push(7, 5_000);
+  assert.deepEqual(series.points, [{ at: 5_000, value: 7 }]);
 });
 
 test('alarms name the node, and the worst come first', () => {
@@ -153,12 +157,21 @@ function pretend(context) {
     isConnected = true;
     value = '';
     text = '';
-    append(...parts) { this.text += parts.filter((part) => typeof part === 'string').join(''); }
+    parts = [];
+    append(...parts) {
+      this.parts.push(...parts);
+      this.text += parts.filter((part) => typeof part === 'string').join('');
+    }
     contains() { return false; }
+    getAttribute() { return null; }
+    querySelector() { return new Element(); }
     querySelectorAll() { return []; }
     remove() { this.isConnected = false; }
-    replaceChildren() {}
-    setAttribute() {}
+    removeAttribute() {}
+    replaceChildren(...parts) { this.parts = parts; }
+    setAttribute(name, value) { if (name === 'role') this.role = value; }
+    /** All text below it. */
+    shown() { return this.parts.map((part) => part.shown?.() ?? part).join(' '); }
     showModal() {}
     close() { this.dispatchEvent(new Event('close')); }
   }
@@ -170,9 +183,10 @@ function pretend(context) {
   });
   Object.assign(globalThis, { document, getSelection: () => null });
   context.after(() => { delete globalThis.document; delete globalThis.getSelection; });
-  context.mock.timers.enable({ apis: ['setTimeout'] });
+  context.mock.timers.enable({ apis: ['setTimeout', 'Date'] });
   return {
     last: (tag) => made.findLast((element) => element.tag === tag),
+    all: (tag) => made.filter((element) => element.tag === tag),
     hide: async (isHidden) => {
       document.hidden = isHidden;
       document.dispatchEvent(new Event('visibilitychange'));
@@ -268,4 +282,112 @@ test('the watch looks at the nodes while it is on and seen', async (context) => 
   watch.stop();
   await tab.pass(60);
   assert.equal(api.asked.length, 4);
+});
+
+/** A node of now. */
+const nodeNow = (values, more) => node(Date.now() / 1000, values, more);
+
+test('after an hour in a hidden tab no figure and no alarm is of that hour', async (context) => {
+  const tab = pretend(context);
+  const { Watch } = await import(`${page}/watch.js`);
+  const name = 'stentor_delivery_seconds';
+  let [served, faults] = [0, 0];
+  const api = counting(() => {
+    served += 100;
+    const values = { stentor_publishes_total: served, stentor_hook_faults_total: faults };
+    return { nodes: [{ ...nodeNow(values), figures: { values, histograms: { [name]: [{ le: 1, count: served }, { count: served }] } } }] };
+  });
+  const watch = new Watch(api);
+  watch.start();
+  await tab.pass(5);
+  const { p99, published, sessions } = watch.series;
+  assert.deepEqual([p99.last, published.last], [0.99, 50]);
+  await tab.hide(true);
+  [served, faults] = [90_000, 7];
+  await tab.pass(3600);
+  await tab.hide(false);
+  assert.deepEqual([p99.last, published.last, watch.alarms], [undefined, undefined, []]);
+  assert.deepEqual(sessions.points.map(({ value }) => value), [undefined, 0], 'older than the chart, and a gap');
+  await tab.pass(2);
+  assert.deepEqual([p99.last, published.last], [0.99, 50]);
+  watch.stop();
+});
+
+test('an alarm stays for half a minute, also of a node that was away between', async (context) => {
+  const tab = pretend(context);
+  const { Watch } = await import(`${page}/watch.js`);
+  let [faults, isAway, started] = [0, false, 'first'];
+  const others = () => (isAway ? [] : [nodeNow(faults ? { stentor_publish_failures_total: faults } : {}, { node: 'b', started })]);
+  const watch = new Watch(counting(() => ({ nodes: [nodeNow({}), ...others()] })));
+  const said = () => watch.alarms.map(({ node, text }) => `${node} ${text}`);
+  watch.start();
+  await tab.pass(3);
+  isAway = true;
+  await tab.pass(2);
+  [isAway, faults] = [false, 5000];
+  await tab.pass(2);
+  assert.deepEqual(said(), ['b messages are not published']);
+  await tab.pass(20);
+  assert.deepEqual(said(), ['b messages are not published']);
+  await tab.pass(15);
+  assert.deepEqual(said(), []);
+  // What a node that began anew has counted is not of this half minute alone.
+  [faults, started] = [6000, 'again'];
+  await tab.pass(2);
+  assert.deepEqual(said(), []);
+  watch.stop();
+});
+
+test('a gateway that does not answer leaves a gap, and no figure stands for now', async (context) => {
+  const tab = pretend(context);
+  const { Watch } = await import(`${page}/watch.js`);
+  let isAway = false;
+  const watch = new Watch(counting(() => {
+    if (isAway) throw new Error('away');
+    return { nodes: [nodeNow({}, { sessions: 3 })] };
+  }));
+  watch.start();
+  isAway = true;
+  await tab.pass(3);
+  assert.equal(watch.series.sessions.last, undefined);
+  isAway = false;
+  await tab.pass(5);
+  assert.deepEqual(watch.series.sessions.points.map(({ value }) => value), [undefined, 3, undefined, 3]);
+  watch.stop();
+});
+
+test('a look of before the logout says nothing after the next login', async (context) => {
+  const tab = pretend(context);
+  const { Watch } = await import(`${page}/watch.js`);
+  const answers = [];
+  const watch = new Watch({ get: () => new Promise((resolve, reject) => answers.push({ resolve, reject })) });
+  watch.start();
+  watch.stop();
+  watch.start();
+  answers[0].reject(new Error('The token does not count.'));
+  await settled();
+  assert.equal(watch.error, null);
+  answers[1].resolve({ nodes: [nodeNow({})], silent: ['d'] });
+  await settled();
+  assert.equal(watch.alarms.length, 1);
+  watch.stop();
+  assert.deepEqual(watch.alarms, []);
+  await tab.pass(60);
+  assert.equal(answers.length, 2);
+});
+
+test('a chart is drawn by time: five minutes wide, broken where nothing is known', async () => {
+  const { pieces } = await import(`${page}/chart.js`);
+  const now = 1_000_000;
+  const points = [[400, 9], [300, 1], [150, 2], [140, undefined], [75, 4]].map(([ago, value]) => ({ at: now - ago * 1000, value }));
+  assert.deepEqual(pieces(points, 4, now).map((piece) => piece.map(([x]) => x)), [[0, 150], [225]]);
+});
+
+test('the first count of a fault with labels is an alarm', () => {
+  const alarm = (before, after) => alarms({ nodes: before }, { nodes: after }).map(({ text }) => text);
+  for (const name of ['stentor_publish_failures_total', 'stentor_hook_faults_total', 'stentor_limits_exceeded_total', 'stentor_mailbox_overflows_total']) {
+    assert.equal(alarm([node(0, {})], [node(2, { [name]: 7 })]).length, 1, name);
+    assert.deepEqual(alarm([], [node(2, { [name]: 7 })]), [], 'it was not there before');
+    assert.deepEqual(alarm([node(0, {}, { started: 'a' })], [node(2, { [name]: 7 }, { started: 'b' })]), [], 'it began anew');
+  }
 });
