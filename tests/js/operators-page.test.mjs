@@ -391,3 +391,100 @@ test('the first count of a fault with labels is an alarm', () => {
     assert.deepEqual(alarm([node(0, {}, { started: 'a' })], [node(2, { [name]: 7 }, { started: 'b' })]), [], 'it began anew');
   }
 });
+
+/** Answers that come when they are told to, by what was asked. */
+function slow() {
+  const waiting = [];
+  const get = (path, query) => new Promise((resolve, reject) => waiting.push({ path, query, resolve, reject }));
+  return { waiting, get, may: () => true, serves: async () => false };
+}
+
+test('a late answer does not stand under another name', async (context) => {
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/presence.js`);
+  const api = slow();
+  show({ api, root: tab.root, query: {} });
+  const [input, form, found] = ['input', 'form', 'found'].map((what) => (what === 'found' ? tab.all('div').findLast(({ role }) => role === 'status') : tab.last(what)));
+  const lookUp = (name) => {
+    input.value = name;
+    form.dispatchEvent(new Event('submit'));
+  };
+  const members = (name) => ({ group: name, online: [{ user: `member of ${name}`, status: 'online' }] });
+  for (const end of ['resolve', 'reject']) {
+    lookUp('a');
+    lookUp('b');
+    const [a, b] = api.waiting.slice(-2);
+    b.resolve(members('b'));
+    await settled();
+    a[end](end === 'resolve' ? members('a') : new Error('a is away'));
+    await settled();
+    assert.match(found.shown(), /member of b/);
+    assert.doesNotMatch(found.shown(), /member of a|away/);
+  }
+  // Nor does an answer of before, while the next one is awaited.
+  lookUp('c');
+  assert.doesNotMatch(found.shown(), /member of b/);
+});
+
+test('a list of bans is the newest one, and a page of it comes once', async (context) => {
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/bans.js`);
+  const api = slow();
+  show({ api: { ...api, delete: async () => ({}) }, root: tab.root });
+  document.getElementById = () => tab.root;
+  const ban = (user) => ({ user });
+  api.waiting[0].resolve({ bans: [ban('a')], next: 'more' });
+  await settled();
+  const [more, lift] = ['Show more', 'Lift'].map((text) => tab.all('button').findLast((button) => button.text === text));
+  more.dispatchEvent(new Event('click'));
+  more.dispatchEvent(new Event('click'));
+  lift.dispatchEvent(new Event('click'));
+  tab.last('form').dispatchEvent(new Event('submit'));
+  await settled();
+  const [, ...rest] = api.waiting;
+  rest.pop().resolve({ bans: [ban('c')] });
+  await settled();
+  for (const { resolve } of rest) resolve({ bans: [ban('b')] });
+  await settled();
+  assert.equal(tab.all('table').at(-1).shown().match(/User \w/g).join(), 'User c');
+});
+
+test('keys that are pressed while a page of sessions is awaited do not skip pages', async (context) => {
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/sessions.js`);
+  const api = slow();
+  show({ api: { ...api, get: (path, query) => (path.endsWith('/counts') ? Promise.resolve({ sessions: 250, users: 9 }) : api.get(path, query)) }, root: tab.root, query: {} });
+  const [back, forth] = ['Previous', 'Next'].map((text) => tab.all('button').find((button) => button.text === text));
+  const press = (button) => button.dispatchEvent(new Event('click'));
+  const total = tab.all('p').find(({ role }) => role === 'status');
+  const answer = async (next, length = 100) => {
+    api.waiting.at(-1).resolve({ sessions: Array.from({ length }, (_, index) => ({ user: 'u', session: `${index}`, status: 'online' })), next });
+    await settled();
+  };
+  await answer('second');
+  press(forth);
+  press(forth);
+  assert.equal(api.waiting.length, 2);
+  await answer('third');
+  assert.equal(total.textContent, '101–200 of 250 sessions of 9 users');
+  press(back);
+  press(back);
+  await answer('second');
+  assert.equal(total.textContent, '1–100 of 250 sessions of 9 users');
+  // All of the second page have ended meanwhile; others are connected.
+  press(forth);
+  await answer(undefined, 0);
+  assert.doesNotMatch(tab.all('p').at(-1).text, /Nobody/);
+});
+
+test('of a very large group the page shows as many as it can, and says so', async (context) => {
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/presence.js`);
+  const online = Array.from({ length: 20_000 }, (_, index) => ({ user: `user_${index}`, status: 'online' }));
+  show({ api: { get: async (path) => (path.includes('/groups/') ? { online } : { sessions: 1, users: 1 }) }, root: tab.root, query: {} });
+  tab.last('input').value = 'all';
+  tab.last('form').dispatchEvent(new Event('submit'));
+  await settled();
+  assert.ok(tab.all('tr').length < 2_000, `${tab.all('tr').length}`);
+  assert.match(tab.last('p').text, /of 20,000/);
+});

@@ -15,18 +15,22 @@ export function show({ api, root }) {
   const list = h('div', {});
   const more = h('button', { type: 'button', class: 'quiet', hidden: true, onclick: () => load(next) }, 'Show more');
   let shown = [], next;
+  let asked = 0; // only the newest question's answer is shown
   root.append(h('h1', {}, title),
     h('p', { class: 'soft' }, 'A ban ends sessions, and keeps a user, an address or a device out, on all nodes.'),
     mayBan && h('div', { class: 'tools' }, h('button', { type: 'button', class: 'primary', onclick: ban }, 'Ban somebody')) || '',
     list, more);
 
   async function load(cursor) {
+    const mine = (asked += 1);
     try {
       const page = await api.get('/api/v1/bans', { limit: 200, cursor });
+      if (mine !== asked) return;
       shown = cursor ? [...shown, ...page.bans] : page.bans;
       next = page.next;
       draw();
     } catch (error) {
+      if (mine !== asked) return;
       list.replaceChildren(h('p', { class: 'empty' }, error.message));
     }
     more.hidden = !next;

@@ -15,15 +15,20 @@ export function show({ api, root }) {
   const difference = h('div', { id: 'difference', role: 'status' });
   const button = (text, act, kind = 'quiet') => h('button', { type: 'button', class: kind, onclick: act }, text);
   let configuration;
+  let [asked, compared] = [0, 0]; // only the newest question's answer is shown
   const tools = h('div', { class: 'tools' }, h('div', { class: 'search' }, search, h('kbd', { 'aria-hidden': 'true' }, '/')), check('Only keys that are set', onlySet),
     api.may('admin') ? h('div', { class: 'buttons' }, button('Compare with the file', compare), button('Reload', reload)) : '');
   root.append(h('h1', {}, title), h('p', { class: 'soft' }, 'Of the node that serves this page. Secrets are not shown.'), tools, difference, total, list);
 
   async function load() {
+    const mine = (asked += 1);
     try {
-      configuration = await api.get('/api/v1/config');
+      const answer = await api.get('/api/v1/config');
+      if (mine !== asked) return;
+      configuration = answer;
       draw();
     } catch (error) {
+      if (mine !== asked) return;
       tools.hidden = error.status === 409; // there is nothing to filter, compare or read again
       list.replaceChildren(h('p', { class: 'empty' }, error.status === 409 ? 'This gateway was started without a configuration file, as the demo is.' : error.message));
     }
@@ -46,11 +51,11 @@ export function show({ api, root }) {
   }
 
   async function compare() {
-    try {
-      difference.replaceChildren(...differenceOf(await api.post('/api/v1/config/compare', {}), 'The file says the same as what is in force.'));
-    } catch (error) {
-      difference.replaceChildren(h('pre', { class: 'error' }, error.message));
-    }
+    const mine = (compared += 1);
+    const answer = await api.post('/api/v1/config/compare', {}).then(
+      (outcome) => differenceOf(outcome, 'The file says the same as what is in force.'),
+      (error) => [h('pre', { class: 'error' }, error.message)]);
+    if (mine === compared) difference.replaceChildren(...answer);
   }
 
   async function reload() {
@@ -63,6 +68,7 @@ export function show({ api, root }) {
     });
     if (!isDone) return;
     tell('Reloaded.');
+    compared += 1;
     difference.replaceChildren(...differenceOf(outcome, 'Reloaded; nothing had changed.'));
     load();
   }

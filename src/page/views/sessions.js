@@ -32,6 +32,7 @@ export function show({ api, root, about, query }) {
     const mine = (asked += 1);
     const text = search.value.trim();
     list.setAttribute('aria-busy', 'true');
+    next = undefined; // that of before leads on from another list
     try {
       let found = { sessions: [], next: pages.at(-1) };
       // A page may be empty although more follow: a search looks at so many sessions in one call.
@@ -44,7 +45,6 @@ export function show({ api, root, about, query }) {
     } catch (error) {
       if (mine !== asked) return;
       total.textContent = '';
-      next = undefined;
       list.replaceChildren(h('p', { class: 'empty' }, error.status === 409
         ? ['Sessions are known where presence is on. For a single node: ', h('code', {}, '[presence] url = "memory:"'), '; for several: a Redis.']
         : error.message));
@@ -74,7 +74,7 @@ export function show({ api, root, about, query }) {
       h('span', { title: moment(session.since) }, ago(session.since)),
       ...(mayKick ? [h('button', { type: 'button', class: 'quiet small', 'data-key': `kick ${session.session}`, 'aria-label': `Kick ${session.user}, ${session.session}`, onclick: () => kick(session) }, 'Kick')] : []),
     ]);
-    redraw(list, table('Sessions', columns, rows, text ? `No session has “${text}” in its user, address, device or id.` : 'Nobody is connected.'));
+    redraw(list, table('Sessions', columns, rows, pages.length > 1 ? 'No session is left on this page.' : text ? `No session has “${text}” in its user, address, device or id.` : 'Nobody is connected.'));
   }
 
   async function kick(session) {
@@ -93,10 +93,12 @@ export function show({ api, root, about, query }) {
     }, AFTER_KEY);
   });
   forth.addEventListener('click', () => {
+    if (!next) return;
     pages.push(next);
     load();
   });
   back.addEventListener('click', () => {
+    if (pages.length < 2) return;
     pages.pop();
     load();
   });
