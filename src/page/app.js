@@ -63,7 +63,15 @@ function navigate() {
 }
 
 function look() {
-  const { error, alarms } = watch;
+  const { alarms } = watch;
+  let { error } = watch;
+  try {
+    shown?.parts?.look?.();
+  } catch (fault) {
+    // What is shown is old then, and must not look new.
+    console.error(fault);
+    error ??= new Error(`This page cannot show what the gateway answers (${fault.message}). Load it anew.`);
+  }
   const banner = place('banner');
   const text = error && (error.isAway ? 'The gateway does not answer. This page tries again.' : error.message);
   // A live region speaks when it changes, and only then.
@@ -75,7 +83,6 @@ function look() {
     badge.textContent = alarms.length || '';
     badge.hidden = !alarms.length;
   }
-  shown?.parts?.look?.();
 }
 
 function enter() {

@@ -392,6 +392,25 @@ test('the first count of a fault with labels is an alarm', () => {
   }
 });
 
+test('a look that throws is followed by the next one', async (context) => {
+  const tab = pretend(context);
+  const { whileSeen } = await import(`${page}/repeat.js`);
+  const said = context.mock.method(console, 'error', () => {});
+  let looks = 0;
+  const end = whileSeen(async () => {
+    looks += 1;
+    if (looks === 1) throw new Error('a fault of the page');
+    return 1_000;
+  });
+  await settled();
+  assert.equal(said.mock.callCount(), 1);
+  await tab.hide(false);
+  assert.equal(looks, 2);
+  await tab.pass(3);
+  assert.equal(looks, 5);
+  end();
+});
+
 /** Answers that come when they are told to, by what was asked. */
 function slow() {
   const waiting = [];
