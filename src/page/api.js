@@ -84,7 +84,8 @@ export class Api {
   async #ask(method, path, { query = {}, body } = {}) {
     const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== '');
     const parameters = new URLSearchParams(given).toString();
-    const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEY) ?? ''}` };
+    const token = sessionStorage.getItem(KEY) ?? '';
+    const headers = { Authorization: `Bearer ${token}` };
     if (body !== undefined) headers['Content-Type'] = 'application/json';
     const isAction = method !== 'GET';
     let response, answer;
@@ -93,14 +94,16 @@ export class Api {
         method, headers, body: body === undefined ? undefined : JSON.stringify(body),
         cache: 'no-store', credentials: 'omit', redirect: 'error', signal: AbortSignal.timeout(isAction ? PATIENCE_OF_ACTIONS : PATIENCE),
       });
-      answer = await response.json().catch(() => undefined);
+      // An answer that is cut is none. What refuses a request may be a proxy, and have other words.
+      answer = await (response.ok ? response.json() : response.json().catch(() => undefined));
     } catch {
       const error = isAction ? 'No answer came. It may be done all the same: look before you repeat it.' : 'The gateway does not answer.';
       throw new ApiError(0, { error });
     }
     if (response.ok) return answer;
     const error = new ApiError(response.status, answer);
-    if (response.status === 401 && this.isLoggedIn) {
+    // A late refusal of the last token is none of this one.
+    if (response.status === 401 && this.isLoggedIn && token === (sessionStorage.getItem(KEY) ?? '')) {
       this.logout();
       this.onexpired(error);
     }
@@ -108,5 +111,9 @@ export class Api {
   }
 }
 
-/** A path, with names in it that may have anything in them. */
-export const path = (...parts) => `/api/v1/${parts.map(encodeURIComponent).join('/')}`;
+/** A path, with names in it that may have anything in them; it throws at one that no path can hold. */
+export function path(...parts) {
+  // Browsers take them out, also as %2e and %2e%2e: the request would be about something else.
+  if (parts.some((part) => part === '.' || part === '..')) throw new Error('The names “.” and “..” cannot stand in a URL’s path: they mean another.');
+  return `/api/v1/${parts.map(encodeURIComponent).join('/')}`;
+}

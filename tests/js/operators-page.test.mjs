@@ -496,6 +496,53 @@ test('keys that are pressed while a page of sessions is awaited do not skip page
   assert.doesNotMatch(tab.all('p').at(-1).text, /Nobody/);
 });
 
+test('a name that a path cannot hold is refused', async () => {
+  const { path } = await import(`${page}/api.js`);
+  for (const name of ['.', '..']) assert.throws(() => path('users', name, 'sessions'), /cannot stand in a URL/);
+  for (const name of ['a/b', '...', '%2e', '%2e%2E', '\\..\\', ' .', 'ä', '?#']) {
+    const whole = path('users', name, 'sessions');
+    assert.equal(new URL(whole, 'http://x').pathname, whole, name);
+  }
+});
+
+/** An API that is logged in by `token`, with these answers of the gateway. */
+async function loggedIn(context, answers) {
+  const { Api } = await import(`${page}/api.js`);
+  const kept = new Map();
+  globalThis.sessionStorage = { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value), removeItem: (key) => kept.delete(key) };
+  context.after(() => { delete globalThis.sessionStorage; });
+  context.mock.method(globalThis, 'fetch', async (path) => (path === '/api/v1/token' ? Response.json({ name: 'ops', scopes: ['admin'] }) : answers(path)));
+  const api = new Api();
+  await api.login('first');
+  return api;
+}
+
+test('a refusal of the last token does not end the login by the next one', async (context) => {
+  let refuse;
+  const api = await loggedIn(context, () => new Promise((resolve) => (refuse = () => resolve(Response.json({ error: 'not known here' }, { status: 401 })))));
+  let expired = 0;
+  api.onexpired = () => (expired += 1);
+  const late = api.get('/late');
+  api.logout();
+  await api.login('second');
+  refuse();
+  await assert.rejects(late, { status: 401 });
+  assert.deepEqual([expired, api.isLoggedIn], [0, true]);
+  const now = api.get('/now');
+  refuse();
+  await assert.rejects(now, { status: 401 });
+  assert.deepEqual([expired, api.isLoggedIn], [1, false]);
+});
+
+test('an answer that is cut, or is no JSON, is no answer', async (context) => {
+  let answer = () => new Response('{"hits":');
+  const api = await loggedIn(context, () => answer());
+  await assert.rejects(api.get('/x'), { isAway: true });
+  await assert.rejects(api.delete('/x'), { message: /may be done all the same/ });
+  answer = () => new Response('<h1>bad gateway</h1>', { status: 502 });
+  await assert.rejects(api.get('/x'), { message: 'The gateway answered 502.' });
+});
+
 test('of a very large group the page shows as many as it can, and says so', async (context) => {
   const tab = pretend(context);
   const { show } = await import(`${page}/views/presence.js`);
