@@ -543,6 +543,26 @@ test('an answer that is cut, or is no JSON, is no answer', async (context) => {
   await assert.rejects(api.get('/x'), { message: 'The gateway answered 502.' });
 });
 
+test('a question that is closed while it is done tells what became of it', async (context) => {
+  const tab = pretend(context);
+  document.getElementById = () => tab.root;
+  const { ask } = await import(`${page}/dialog.js`);
+  const close = () => {
+    let end;
+    const outcome = ask({ title: '', text: '', button: 'Kick', act: () => new Promise((resolve, reject) => (end = { resolve, reject })) });
+    tab.last('form').dispatchEvent(new Event('submit'));
+    tab.last('dialog').close();
+    return [outcome, end];
+  };
+  const [done, good] = close();
+  good.resolve();
+  assert.equal(await done, true);
+  const [failed, bad] = close();
+  bad.reject(new Error('RabbitMQ is away'));
+  assert.equal(await failed, false);
+  assert.match(tab.last('p').text, /RabbitMQ is away/);
+});
+
 test('of a very large group the page shows as many as it can, and says so', async (context) => {
   const tab = pretend(context);
   const { show } = await import(`${page}/views/presence.js`);
@@ -553,4 +573,25 @@ test('of a very large group the page shows as many as it can, and says so', asyn
   await settled();
   assert.ok(tab.all('tr').length < 2_000, `${tab.all('tr').length}`);
   assert.match(tab.last('p').text, /of 20,000/);
+});
+
+test('the panel of a session asks again what it could not learn', async (context) => {
+  const tab = pretend(context);
+  const { showSession } = await import(`${page}/views/session.js`);
+  let isSlow = true;
+  const api = counting((path) => {
+    if (path.endsWith('/details')) return { subscriptions: [] };
+    if (isSlow) throw Object.assign(new Error('too slow'), { status: 503 });
+    return { user: 'alice', session: 'one' };
+  });
+  showSession({ api, id: 'one', onclose: () => {} });
+  const [title, error] = [tab.last('h2'), tab.all('p').find(({ role }) => role === 'alert')];
+  await tab.pass(1);
+  assert.deepEqual([error.textContent, error.hidden], ['too slow', false]);
+  isSlow = false;
+  await tab.pass(2);
+  assert.deepEqual([title.textContent, error.hidden], ['alice', true]);
+  await tab.pass(4);
+  assert.equal(api.asked.filter((path) => !path.endsWith('/details')).length, 2);
+  tab.last('dialog').close();
 });

@@ -52,9 +52,9 @@ export function show({ api, root, query }) {
     meant.sort((a, b) => b.at.localeCompare(a.at));
     redraw(latest, table('The last refusals',
       [{ name: 'When' }, { name: 'What', minor: true }, { name: 'Why', long: true }, { name: 'User', long: true }, { name: 'Address', minor: true }, { name: 'Node', minor: true }],
-      meant.map(({ at, what, cause, user, remote, node }) => [
+      meant.map(({ at, what, cause, user, remote, node, session }) => [
         moment(at), pill('plain', what), cause,
-        user ? h('a', { href: `#sessions?search=${encodeURIComponent(user)}` }, user) : '–', remote ? h('code', {}, remote) : '–', h('code', {}, node)]),
+        user ? h('a', { href: `#sessions?search=${encodeURIComponent(user)}`, 'data-key': JSON.stringify([node, at, user, session]) }, user) : '–', remote ? h('code', {}, remote) : '–', h('code', {}, node)]),
       text ? 'No refusal has that in it.' : 'Nobody was refused since the nodes started.'));
     const counts = new Map();
     for (const { metric, reason, count } of answer.nodes.flatMap((node) => node.reasons)) {

@@ -24,24 +24,25 @@ export function showSession({ api, id, kick, ban, onclose }) {
     },
   }, h('div', { class: 'panel-head' }, title, h('button', { type: 'button', class: 'quiet', onclick: () => dialog.close() }, 'Close')),
   error, who, now, actions);
-  let end, hasActed = false;
+  let end, isKnown = false, hasActed = false;
 
   async function about() {
-    try {
-      const session = await api.get(path('sessions', id));
-      title.textContent = session.user;
-      who.replaceChildren(facts(
-        ['Session', h('code', {}, session.session)], ['Node', h('code', {}, session.node)], ['Address', session.remote && h('code', {}, session.remote)],
-        ['Transport', session.transport], ['Status', status(session.status)],
-        ['Device', [session.device_type, session.device_id].filter(Boolean).join(' · ')],
-        ['Since', moment(session.since)], ['Last seen', moment(session.last_seen)],
-        ['From a shell', command(`stentor ctl session ${session.session} --details`)],
-        ['Live frames', (await api.serves('/tail')) && command(`stentor tail --session ${session.session}`)],
-      ));
-      if (api.may('admin')) actions.replaceChildren(...buttons(session));
-    } catch (problem) {
-      fail(problem);
-    }
+    const session = await api.get(path('sessions', id));
+    title.textContent = session.user;
+    who.replaceChildren(facts(
+      ['Session', h('code', {}, session.session)], ['Node', h('code', {}, session.node)], ['Address', session.remote && h('code', {}, session.remote)],
+      ['Transport', session.transport], ['Status', status(session.status)],
+      ['Device', [session.device_type, session.device_id].filter(Boolean).join(' · ')],
+      ['Since', moment(session.since)], ['Last seen', moment(session.last_seen)],
+      ['From a shell', command(`stentor ctl session ${session.session} --details`)],
+      ['Live frames', (await api.serves('/tail')) && command(`stentor tail --session ${session.session}`)],
+    ));
+    if (api.may('admin')) actions.replaceChildren(...buttons(session));
+    isKnown = true;
+  }
+
+  async function details() {
+    redraw(now, ...detailsOf(await api.get(path('sessions', id, 'details'))));
   }
 
   function buttons(session) {
@@ -62,25 +63,15 @@ export function showSession({ api, id, kick, ban, onclose }) {
 
   /** Resolves to the pause until the next look; to nothing once the session has ended. */
   async function look() {
-    try {
-      const details = await api.get(path('sessions', id, 'details'));
-      error.hidden = true;
-      redraw(now, ...detailsOf(details));
-    } catch (problem) {
-      fail(problem.status === 404 ? new Error('The session has ended.') : problem);
-      if (problem.status === 404) return undefined;
-    }
-    return EVERY;
-  }
-
-  function fail(problem) {
-    error.textContent = problem.message;
-    error.hidden = false;
+    const [{ reason: unknown }, { reason: unseen }] = await Promise.allSettled([isKnown || about(), details()]);
+    const [problem, hasEnded] = [unseen ?? unknown, unseen?.status === 404];
+    error.textContent = hasEnded ? 'The session has ended.' : problem?.message;
+    error.hidden = !problem;
+    return hasEnded ? undefined : EVERY;
   }
 
   document.body.append(dialog);
   dialog.showModal();
-  about();
   end = whileSeen(look);
 }
 
