@@ -120,7 +120,10 @@ impl Follow {
         };
         select! {
             () = self.sender.closed() => {}
-            () = self.pump(here.tap()) => {}
+            () = self.pump(here.tap()) => {
+                // Its reader is gone and hears nothing, or a reload has ended all tails.
+                self.say(&[refusal(&self.node, &Refused::Off)]).await;
+            }
             () = self.keep_alive() => {}
             () = others => {}
         }
@@ -247,6 +250,14 @@ fn begins(node: &str) -> TailLine {
         node: node.to_owned(),
         state: NodeState::Begins,
         cause: None,
+    }
+}
+
+fn refusal(node: &str, refused: &Refused) -> TailLine {
+    TailLine::Node {
+        node: node.to_owned(),
+        state: NodeState::Refuses,
+        cause: Some(refused.to_string()),
     }
 }
 
@@ -381,11 +392,7 @@ pub(super) fn hear(link: &ControlLink, taps: &Arc<Taps>, asked: TailAsked) {
             background::spawn(send(link, handle, asked));
         }
         Err(refused) => {
-            let line = TailLine::Node {
-                node: link.node().to_owned(),
-                state: NodeState::Refuses,
-                cause: Some(refused.to_string()),
-            };
+            let line = refusal(link.node(), &refused);
             background::spawn(async move {
                 // It is said again at the next renewal.
                 let _ = publish(&link, &asked.queue, to_line(&line), rand::random()).await;

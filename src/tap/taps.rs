@@ -88,9 +88,20 @@ impl Taps {
         })
     }
 
-    /// From now on these rules hold, for all tails. Those that are begun go on, but for `off`.
+    /// From now on these rules hold, for all tails. Those that are begun go on, unless frames are not
+    /// shown any more: an operator would take a tail that goes on for one of clients that say nothing.
     pub fn replace(&self, config: Config) {
+        let is_off = config.show == Show::Off;
         *self.config.write() = Arc::new(config);
+        if !is_off {
+            return;
+        }
+        // They leave at once, so that no renewal finds one of them: it is refused.
+        let mut taps = self.taps.write();
+        let ended = std::mem::take(&mut *taps);
+        self.is_on.store(false, Ordering::Relaxed);
+        drop(taps);
+        ended.iter().for_each(|tap| tap.end());
     }
 
     /// The rules that hold.
@@ -144,9 +155,12 @@ impl Taps {
             has_more: Notify::new(),
         });
         let mut taps = self.taps.write();
-        // Another may have begun since.
-        let most = self.config().max_tails;
-        if taps.len() >= most {
+        // Another may have begun since, or a reload ended all of them.
+        let config = self.config();
+        if config.show == Show::Off {
+            return Err(Refused::Off);
+        }
+        if taps.len() >= config.max_tails {
             return Err(Refused::Full(taps.len()));
         }
         taps.push(Arc::clone(&tap));
@@ -173,8 +187,7 @@ impl Taps {
     pub fn end(&self, id: &str) {
         let taps = self.taps.read();
         for tap in taps.iter().filter(|tap| &*tap.id == id) {
-            tap.renew(Duration::ZERO);
-            tap.has_more.notify_one();
+            tap.end();
         }
     }
 
@@ -235,6 +248,11 @@ impl Tap {
     /// Lets it live for so long from now.
     pub fn renew(&self, lease: Duration) {
         *self.lease.lock() = Some(later(tokio::time::Instant::now(), lease));
+    }
+
+    fn end(&self) {
+        self.renew(Duration::ZERO);
+        self.has_more.notify_one();
     }
 
     /// So many frames did not reach whoever looks.
@@ -464,7 +482,17 @@ mod tests {
             ..Config::default()
         });
         pass(&taps, "bob", "/topic/b");
-        let nothing = tokio::time::timeout(Duration::from_secs(5), tail.tap().next(1));
-        assert!(nothing.await.is_err());
+        // It ends, so that its operator does not take it for one of silent clients.
+        let ended = tokio::time::timeout(Duration::from_secs(5), tail.tap().next(1)).await;
+        assert_eq!(ended, Ok(None));
+        assert!(!taps.renew("1", Duration::from_secs(6)));
+        let again = taps.open("1", Filter::default(), 0).map(drop);
+        assert_eq!(again, Err(Refused::Off));
+        taps.replace(Config::default());
+        let other = taps.open("2", Filter::default(), 0).unwrap();
+        drop(tail);
+        assert!(taps.is_on(), "the other goes on");
+        drop(other);
+        assert!(!taps.is_on());
     }
 }
