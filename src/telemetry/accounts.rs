@@ -50,9 +50,10 @@ pub fn accounts_missing(place: &str, cause: &str) {
 
 /// Every user of this machine may read the file with the hashes of passwords.
 pub fn definitions_readable(file: &Path) {
+    let file = file.display().to_string();
     warn!(
         target: "stentor::auth::rabbitmq", code = Code::AccountsReadable.name(),
-        file = %file.display(),
+        file,
         "every user of this machine can read the hashes of passwords in this file: chmod o-r"
     );
 }

@@ -53,8 +53,8 @@ pub fn broker_link_down(
 
 /// One of the broker's addresses let a link not in; others may.
 pub fn broker_address_failed(link: &str, broker: &dyn Display, cause: &dyn Display) {
-    let broker = broker.to_string();
-    debug!(target: "stentor::broker", link, broker, %cause, "broker address failed");
+    let (broker, cause) = (broker.to_string(), cause.to_string());
+    debug!(target: "stentor::broker", link, broker, cause, "broker address failed");
 }
 
 /// A node of the broker answers nothing that needs its cluster, while another one does.
@@ -85,7 +85,8 @@ pub fn leftover_deleted(queue: &str) {
 
 /// A queue that a feed left cannot be deleted yet.
 pub fn leftover_stays(queue: &str, error: &dyn Display) {
-    debug!(target: "stentor::broker", queue, %error, "left queue cannot be deleted yet");
+    let error = error.to_string();
+    debug!(target: "stentor::broker", queue, error, "left queue cannot be deleted yet");
 }
 
 /// Where links to the broker lead now, and how many.

@@ -1,7 +1,8 @@
 //! One function an event: it logs, and it counts.
 //!
 //! Names that clients choose (users, destinations) are logged as fields, never as part of a
-//! message: fields are escaped, so that no name can forge a line. No function takes a secret.
+//! message, and as text (`%` and `?` write a value as it is): text is escaped, so that no name can
+//! forge a line. No function takes a secret.
 //! Levels: `info` is the life of clients and of this node, their mistakes included; `warn` is what
 //! an operator should look at; `error` is what was lost.
 

@@ -52,6 +52,9 @@ fn connection<'a>(user: &'a str) -> ConnectionInfo<'a> {
 
 const FORGED: &str = "eve\n2026-01-01T00:00:00Z  INFO connection opened user=\"root\"\u{1b}[31m\r";
 
+/// The lines of [`everything`].
+const EVENTS: usize = 33;
+
 fn everything(name: &str) {
     let connection = connection(name);
     let ending = Ending {
@@ -62,6 +65,10 @@ fn everything(name: &str) {
     connection_closed(&connection, &ending);
     login_refused(&connection, name);
     permission_refused(&connection, name, name);
+    sessions_unknown(&connection, &name);
+    recheck_refused(&connection, &name);
+    renewal_refused(&connection, name);
+    exchange_type_unknown(name, name);
     broker_link_up(name, name, name, true);
     broker_address_failed(name, &name, &name);
     feed_moved(&name, name, name);
@@ -77,15 +84,25 @@ fn everything(name: &str) {
     accept_failed(name, &name, 0);
     connection_limit_reached(name, 1, 0);
     not_ready(name);
+    hook_answers_again(&name, name, 0);
+    http_ended(&name);
+    unbinding_failed(&name, &name);
+    unbinding_late(&name);
+    queue_left(&name, &name);
+    feed_given_up(&name);
+    broker_events_ended(&name);
+    feed_stopped(&name, name);
+    acknowledging_failed(&name);
+    settling_failed(&name);
 }
 
 #[test]
 fn no_name_forges_a_line() {
     for format in [Format::Text, Format::Json] {
-        let plain = log(format, "info", || everything("alice"));
-        let forged = log(format, "info", || everything(FORGED));
-        assert_eq!(plain.lines().count(), 17, "{plain}");
-        assert_eq!(forged.lines().count(), 17, "{forged}");
+        let plain = log(format, "debug", || everything("alice"));
+        let forged = log(format, "debug", || everything(FORGED));
+        assert_eq!(plain.lines().count(), EVENTS, "{plain}");
+        assert_eq!(forged.lines().count(), EVENTS, "{forged}");
         assert!(!forged.contains(['\u{1b}', '\r']), "{forged}");
         // Nor a field: the quotation marks are escaped.
         assert!(!forged.contains(" user=\"root\""), "{forged}");

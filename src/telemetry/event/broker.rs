@@ -64,7 +64,7 @@ pub fn exchange_type_unknown(exchange: &str, text: &str) {
     warn!(
         target: "stentor::broker::amqp::topology", code = Code::ExchangeTypeUnknown.name(),
         exchange,
-        %text,
+        text,
         "the type of an exchange is unknown, so each of its subscriptions \
          gets a queue of its own; name it in the configuration under \
          [broker.exchanges], or let the gateway's account configure it"

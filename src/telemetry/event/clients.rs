@@ -201,10 +201,17 @@ pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: 
 
 /// It could not be found out who else of its user is logged in: `[sessions] unknown` counts.
 pub fn sessions_unknown(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
-    connection_event!(warn, connection, %cause, "other sessions of the user are not known");
+    let cause = cause.to_string();
+    connection_event!(
+        warn,
+        connection,
+        cause,
+        "other sessions of the user are not known"
+    );
 }
 
 /// A session that lasts was refused, when the hook was asked again; it ends.
 pub fn recheck_refused(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
-    connection_event!(info, connection, %cause, "refused when asked again");
+    let cause = cause.to_string();
+    connection_event!(info, connection, cause, "refused when asked again");
 }

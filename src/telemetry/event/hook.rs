@@ -15,21 +15,24 @@ pub fn hook_at_fault(
     cause: &dyn Display,
     unsaid: u64,
 ) {
+    let call = call.to_string();
     error!(
-        target: "stentor::auth", code = Code::HookFault.name(), %call, path, unsaid,
+        target: "stentor::auth", code = Code::HookFault.name(), call, path, unsaid,
         "the auth hook is at fault, {result}: {cause}"
     );
 }
 
 /// The hook answers again; so many faults went unsaid.
 pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
-    info!(target: "stentor::auth", %call, path, unsaid, "the auth hook answers again");
+    let call = call.to_string();
+    info!(target: "stentor::auth", call, path, unsaid, "the auth hook answers again");
 }
 
 /// The hook's server takes no URL as long as that of a question; further ones go unsaid.
 pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16) {
+    let call = call.to_string();
     warn!(
-        target: "stentor::auth", %call, path, status,
+        target: "stentor::auth", call, path, status,
         "the auth hook's server refused a question for its length, and who asks so is denied; \
          with [auth] http_method = \"post\" questions may be longer"
     );
