@@ -430,7 +430,11 @@ pub(super) async fn perform(
     let handed = hand_over(&context, tasks, &mut spans, answers.as_deref()).await;
     // Those of messages that were not handed over.
     for span in spans {
-        end_span(span, handed.as_ref().err());
+        match &handed {
+            // A message before was not taken: they are abandoned. A repeat is at the broker.
+            Ok(handed) if !handed.is_repeat => drop(span),
+            _ => end_span(span, handed.as_ref().err()),
+        }
     }
     if let (Err(problem), Some(goal)) = (&handed, goal) {
         tapped::refused(&context, (Command::Send, &goal), None, problem);

@@ -327,6 +327,50 @@ async fn a_refusal_is_a_failed_span() {
     assert_eq!(status.message, "permission-denied");
 }
 
+/// A COMMIT ends at its first message that is not taken: those behind it were not published.
+#[tokio::test]
+async fn what_a_commit_did_not_send_is_no_success() {
+    let collector = Collector::start().await;
+    let house = House::open_with(|builder| {
+        builder
+            .set("telemetry.otlp.endpoint", &collector.url)
+            .set("telemetry.otlp.ratio", "1.0")
+            // One after the other, so that the refusal is known before the next.
+            .set("broker.max_pending_publishes", 1)
+    })
+    .await;
+    let mut client = house.tcp().await;
+    let of_transaction = |command| Frame::new(command).with_header("transaction", "t");
+    client.send(&of_transaction(Command::Begin)).await;
+    let nowhere = format!("/exchange/{FEED}/nowhere");
+    for (destination, mandatory) in [
+        (DESTINATION, "false"),
+        (&*nowhere, "true"),
+        (DESTINATION, "false"),
+        (DESTINATION, "false"),
+    ] {
+        let send = of_transaction(Command::Send)
+            .with_header("destination", destination)
+            .with_header("mandatory", mandatory);
+        client.send(&send).await;
+    }
+    client.send(&of_transaction(Command::Commit)).await;
+    let told = client.expect_frame().await;
+    assert_eq!(told.command, Command::Error, "{}", testkit::show(&told));
+    let published = eventually(DEADLINE, "the spans are there", async || {
+        let mut spans = collector.spans();
+        spans.retain(|span| span.name == "publish");
+        (spans.len() == 4).then_some(spans)
+    })
+    .await;
+    let is_failed = |span: &&Span| {
+        let status = span.status.as_ref().map(|status| status.code());
+        status == Some(StatusCode::Error)
+    };
+    let failed = published.iter().filter(is_failed).count();
+    assert_eq!(failed, 3, "{published:#?}");
+}
+
 /// Nobody waits for it, and the log does not fill.
 #[tokio::test]
 async fn a_collector_that_is_away_harms_nobody() {
