@@ -180,7 +180,7 @@ impl Context {
             vhost: self.identity().map(|identity| &**identity.vhost.name()),
             transport: self.transport,
             remote: self.address.remote,
-            strangers: self.services.registry.strangers(),
+            lines: self.services.registry.lines(),
         }
     }
 

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     deadline::later,
     hub::Mailbox,
-    telemetry::{self, RefusedAt, Seldom, Strangers},
+    telemetry::{self, ClientLines, RefusedAt, Seldom},
 };
 
 /// All connections of this node.
@@ -42,7 +42,7 @@ pub struct Registry {
     places: Arc<Places>,
     arrivals: Arrivals,
     turned_away: Mutex<Seldom>,
-    strangers: Strangers,
+    lines: ClientLines,
     pub(super) bans: BanBook,
     pub(super) inquiries: Inquiries,
     pub(super) withdrawals: Withdrawals,
@@ -105,7 +105,7 @@ impl Registry {
             places,
             arrivals: Arrivals::new(limits),
             turned_away: Mutex::default(),
-            strangers: Strangers::default(),
+            lines: ClientLines::default(),
             bans: BanBook::default(),
             inquiries: Inquiries::default(),
             withdrawals: Withdrawals::default(),
@@ -205,10 +205,10 @@ impl Registry {
         self.arrivals.set_limits(limits);
     }
 
-    /// The bound of log lines about connections that are not logged in.
+    /// The bound of log lines that clients cause.
     #[must_use]
-    pub fn strangers(&self) -> &Strangers {
-        &self.strangers
+    pub fn lines(&self) -> &ClientLines {
+        &self.lines
     }
 
     /// The places of connections that are not logged in.

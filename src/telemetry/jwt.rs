@@ -2,7 +2,7 @@
 
 use tracing::{debug, error, info};
 
-use super::{ConnectionInfo, metrics::COUNTS};
+use super::{ConnectionInfo, event::says_denial, metrics::COUNTS};
 use crate::codes::Code;
 
 /// The issuer's keys were fetched, or could not be.
@@ -42,12 +42,17 @@ pub fn login_renewed(connection: &ConnectionInfo<'_>, lost: usize) {
     );
 }
 
-/// A login was not renewed; the session goes on until its own end.
+/// A login was not renewed; the session goes on until its own end. A few of each user are said, and how
+/// many went unsaid before.
 pub fn renewal_refused(connection: &ConnectionInfo<'_>, cause: &str) {
     renewal("refused");
+    let Some(count) = says_denial(connection) else {
+        return;
+    };
+    let unsaid = (count > 0).then_some(count);
     info!(
         target: "stentor::connection", session = connection.session, user = connection.user,
-        cause, "renewal refused"
+        unsaid, cause, "renewal refused"
     );
 }
 

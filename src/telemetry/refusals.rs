@@ -8,6 +8,10 @@ use parking_lot::Mutex;
 /// So many are kept.
 const MAX: usize = 200;
 
+/// So many of one user and kind are kept: further ones take the place of the oldest of these, so that
+/// one client does not push out all others.
+const MAX_OF_ONE: usize = 20;
+
 /// A refused login is among so many last ones when its connection ends.
 const NEAR: usize = 32;
 
@@ -53,7 +57,13 @@ fn keep(recent: &mut VecDeque<Refusal>, refusal: Refusal) {
     if refusal.what == "session" && recent.iter().rev().take(NEAR).any(is_of_login) {
         return;
     }
-    if recent.len() >= MAX {
+    let is_like = |before: &Refusal| before.what == refusal.what && before.user == refusal.user;
+    let alike = || recent.iter().filter(|before| is_like(before)).count();
+    if refusal.user.is_some() && alike() >= MAX_OF_ONE {
+        if let Some(oldest) = recent.iter().position(is_like) {
+            recent.remove(oldest);
+        }
+    } else if recent.len() >= MAX {
         recent.pop_front();
     }
     recent.push_back(refusal);
@@ -91,6 +101,24 @@ mod tests {
         }
         let causes: Vec<&str> = recent.iter().map(|refusal| &*refusal.cause).collect();
         assert_eq!((causes.len(), causes[0]), (MAX, "1"));
+    }
+
+    #[test]
+    fn one_user_does_not_push_out_the_others() {
+        let mut recent = VecDeque::new();
+        let of = |user: &str, cause: &str| Refusal {
+            user: Some(user.into()),
+            ..refusal("permission", "s", cause)
+        };
+        keep(&mut recent, of("alice", "a"));
+        for number in 0..MAX {
+            keep(&mut recent, of("eve", &number.to_string()));
+        }
+        keep(&mut recent, of("bob", "b"));
+        let causes: Vec<&str> = recent.iter().map(|refusal| &*refusal.cause).collect();
+        assert_eq!(causes.len(), MAX_OF_ONE + 2);
+        assert_eq!((causes[0], causes[1]), ("a", "180"));
+        assert_eq!(causes.last(), Some(&"b"));
     }
 
     #[test]

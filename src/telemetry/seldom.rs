@@ -1,6 +1,9 @@
 //! Frequent events that are logged only now and then.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 /// Lets one event through in a while, and counts those in between.
 #[derive(Debug)]
@@ -120,10 +123,7 @@ impl Few {
 
     /// Whether to say this event, and then how many went unsaid before it.
     pub fn let_through(&mut self, now: Instant) -> Option<u64> {
-        let is_over = self
-            .since
-            .is_none_or(|since| now.saturating_duration_since(since) >= Self::WHILE);
-        if is_over {
+        if self.is_over(now) {
             self.since = Some(now);
             self.said = 0;
         }
@@ -133,6 +133,38 @@ impl Few {
         }
         self.said = self.said.saturating_add(1);
         Some(std::mem::take(&mut self.unsaid))
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.since
+            .is_none_or(|since| now.saturating_duration_since(since) >= Self::WHILE)
+    }
+}
+
+/// The same for each of many, so that one who causes very many leaves the others theirs.
+#[derive(Debug, Default)]
+pub(super) struct FewOfEach {
+    each: HashMap<Box<str>, Few>,
+    /// Of all for whom there is no room.
+    others: Few,
+}
+
+impl FewOfEach {
+    /// So many are told apart.
+    const MOST: usize = 1_000;
+
+    /// Whether to say this event of that one, and then how many of its went unsaid before it.
+    pub(super) fn let_through(&mut self, who: &str, now: Instant) -> Option<u64> {
+        if let Some(few) = self.each.get_mut(who) {
+            return few.let_through(now);
+        }
+        if self.each.len() >= Self::MOST && self.others.is_over(now) {
+            self.each.retain(|_, few| !few.is_over(now));
+        }
+        if self.each.len() >= Self::MOST {
+            return self.others.let_through(now);
+        }
+        self.each.entry(who.into()).or_default().let_through(now)
     }
 }
 
@@ -170,6 +202,30 @@ mod tests {
         }
         assert_eq!(few.let_through(start + Few::WHILE), Some(3));
         assert_eq!(few.let_through(start + Few::WHILE), Some(0));
+    }
+
+    #[test]
+    fn a_few_of_each_are_said() {
+        let start = Instant::now();
+        let mut few = FewOfEach::default();
+        let said = |few: &mut FewOfEach, who: &str, now| {
+            let told = (0..1_000).filter(|_| few.let_through(who, now).is_some());
+            told.count()
+        };
+        let most = usize::try_from(Few::MOST).unwrap();
+        assert_eq!(said(&mut few, "eve", start), most);
+        assert_eq!(few.let_through("alice", start), Some(0));
+        assert_eq!(few.let_through("eve", start + Few::WHILE), Some(950));
+        for number in 0..FewOfEach::MOST {
+            few.let_through(&number.to_string(), start);
+        }
+        assert_eq!(few.each.len(), FewOfEach::MOST, "they are bounded");
+        // Two of the numbers had no room.
+        assert_eq!(said(&mut few, "late", start), most - 2);
+        assert_eq!(said(&mut few, "later", start), 0, "they share what is left");
+        // Those who were quiet for a while make room.
+        assert_eq!(few.let_through("latest", start + Few::WHILE * 2), Some(0));
+        assert_eq!(few.each.len(), 1);
     }
 
     #[test]

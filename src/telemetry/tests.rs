@@ -46,7 +46,7 @@ fn connection<'a>(user: &'a str) -> ConnectionInfo<'a> {
         vhost: Some("/"),
         transport: "websocket",
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
-        strangers: Box::leak(Box::default()),
+        lines: Box::leak(Box::default()),
     }
 }
 
@@ -147,6 +147,37 @@ fn a_line_of_json_is_an_object_with_flat_fields() {
     assert_eq!(line["duration_ms"], 1500);
     assert_eq!(line["messages_out"], 2);
     assert!(humantime::parse_rfc3339(line["timestamp"].as_str().unwrap()).is_ok());
+}
+
+/// A session may go on after a refusal, so its client can cause any number of them.
+#[test]
+fn one_user_does_not_fill_the_log_with_refusals() {
+    let (eve, alice) = (connection("eve"), connection("alice"));
+    // Another connection of hers, and another user, at the same node.
+    let again = ConnectionInfo {
+        session: "s-2",
+        ..eve
+    };
+    let alice = ConnectionInfo {
+        lines: eve.lines,
+        ..alice
+    };
+    let text = log(Format::Text, "info", || {
+        for _ in 0..1_000 {
+            permission_refused(&eve, "topic 'x'", "no");
+            permission_refused(&again, "topic 'x'", "no");
+            renewal_refused(&eve, "no");
+        }
+        permission_refused(&alice, "topic 'y'", "no");
+    });
+    let of = |user: &str| text.matches(&format!("user=\"{user}\"")).count();
+    // The test may last longer than a while does.
+    let most = usize::try_from(Few::MOST).unwrap() * 2;
+    assert!((50..=most).contains(&of("eve")), "{} lines", of("eve"));
+    assert_eq!(of("alice"), 1, "{text}");
+    let kept = recent_refusals().into_iter();
+    let kept = kept.filter(|kept| kept.user.as_deref() == Some("eve"));
+    assert!(kept.count() <= 20);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::millis;
 use crate::telemetry::{
     metrics::{self, COUNTS},
     refusals::{self, Refusal},
-    seldom::Few,
+    seldom::{Few, FewOfEach},
 };
 
 /// A client's connection, as log lines name it.
@@ -29,16 +29,17 @@ pub struct ConnectionInfo<'a> {
     pub transport: &'a str,
     /// The client's address; behind a proxy, the one that the proxy names.
     pub remote: SocketAddr,
-    /// The bound of the node's lines about clients that are not logged in.
-    pub strangers: &'a Strangers,
+    /// The bound of the node's lines that clients cause.
+    pub lines: &'a ClientLines,
 }
 
-/// Bounds the log lines that clients cause without a login, however many they are. Each kind has a
-/// bound of its own.
+/// Bounds the log lines that clients cause, however many they are: each kind of those of clients that
+/// are not logged in; and of each user's, those that no end of a connection bounds.
 #[derive(Debug, Default)]
-pub struct Strangers {
+pub struct ClientLines {
     closed: Mutex<Few>,
     refused: Mutex<Few>,
+    denied: Mutex<FewOfEach>,
 }
 
 /// How a connection ended, and what it did.
@@ -154,12 +155,7 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
     }
     let mut unsaid = None;
     if connection.user.is_none() {
-        let Some(count) = connection
-            .strangers
-            .closed
-            .lock()
-            .let_through(Instant::now())
-        else {
+        let Some(count) = connection.lines.closed.lock().let_through(Instant::now()) else {
             return;
         };
         unsaid = (count > 0).then_some(count);
@@ -182,21 +178,37 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
 /// how many went unsaid before. [`connection_closed`] counts it.
 pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
     keep_refusal(connection, "login", cause);
-    let unsaid = connection
-        .strangers
-        .refused
-        .lock()
-        .let_through(Instant::now());
+    let unsaid = connection.lines.refused.lock().let_through(Instant::now());
     if let Some(count) = unsaid {
         let unsaid = (count > 0).then_some(count);
         connection_event!(info, connection, unsaid, cause, "login refused");
     }
 }
 
-/// The hook does not let a user do this. It is counted when the client is told.
+/// Whether to say that this user was denied something, and then how many such lines went unsaid before
+/// it. Its session may go on, so it can cause as many as it likes.
+pub(in crate::telemetry) fn says_denial(connection: &ConnectionInfo<'_>) -> Option<u64> {
+    let user = connection.user.unwrap_or_default();
+    let mut denied = connection.lines.denied.lock();
+    denied.let_through(user, Instant::now())
+}
+
+/// The hook does not let a user do this. It is counted when the client is told. Of each user a few are
+/// said and kept, and how many went unsaid before.
 pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: &str) {
+    let Some(count) = says_denial(connection) else {
+        return;
+    };
+    let unsaid = (count > 0).then_some(count);
     keep_refusal(connection, "permission", &format!("{access}: {cause}"));
-    connection_event!(info, connection, access, cause, "permission refused");
+    connection_event!(
+        info,
+        connection,
+        unsaid,
+        access,
+        cause,
+        "permission refused"
+    );
 }
 
 /// It could not be found out who else of its user is logged in: `[sessions] unknown` counts.
