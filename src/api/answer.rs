@@ -198,7 +198,31 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// Says what it acts on, if the path does not.
+    /// What its URL names, for the audit, where no handler says what it acts on: one that is denied has
+    /// none. The reason of a kick is not for the audit.
+    pub(super) fn named(&self) -> String {
+        const NAMING: [&str; 7] = [
+            "user",
+            "address",
+            "device_type",
+            "device_id",
+            "session",
+            "destination",
+            "key",
+        ];
+        const LONGEST: usize = 256;
+        let pairs = url::form_urlencoded::parse(self.query.as_bytes());
+        let pairs = pairs.filter(|(name, _)| NAMING.contains(&&**name));
+        let pairs = pairs.take(NAMING.len()).map(|(name, value)| {
+            let value: String = value.chars().take(LONGEST).collect();
+            format!("{} {value:?}", name.replace('_', " "))
+        });
+        let path = Some(self.names.join(" ")).filter(|path| !path.is_empty());
+        let named: Vec<_> = path.into_iter().chain(pairs).collect();
+        named.join(", ")
+    }
+
+    /// Says what it acts on, if its URL does not.
     pub(super) fn acts_on(&self, what: impl Into<Box<str>>) {
         // A handler says so once.
         let _ = self.on.set(what.into());

@@ -42,6 +42,7 @@ mod webhooks;
 
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
@@ -319,10 +320,8 @@ impl Api {
             return serving.await;
         }
         // It goes on if its caller hangs up: half of it may be done by then, and the audit tells of it.
-        background::spawn(serving).await.unwrap_or_else(|_| {
-            let error = "it failed, which is in the log; some of it may be done";
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error).into_response()
-        })
+        let served = background::spawn(serving).await;
+        served.unwrap_or_else(|_| fault().into_response())
     }
 
     /// Serves a request, or refuses it, and tells of it.
@@ -334,9 +333,14 @@ impl Api {
         admitted: Result<Turn, Refusal>,
     ) -> warp::reply::Response {
         let (caller, remote) = (request.caller.clone(), request.remote);
-        let (on, path_names) = (Arc::clone(&request.on), request.names.join(" "));
+        let on = Arc::clone(&request.on);
+        let named = route.action.map(|_| request.named()).unwrap_or_default();
         let answer = match admitted {
-            Ok(turn) => self.handle(route, request, turn).await,
+            // A fault of this program is told of, too.
+            Ok(turn) => AssertUnwindSafe(self.handle(route, request, turn))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(fault())),
             Err(refusal) => Err(refusal),
         };
         let status = match &answer {
@@ -365,7 +369,7 @@ impl Api {
                 scope: scope.as_str(),
                 remote,
                 action,
-                on: on.get().map_or(&path_names, |on| on),
+                on: on.get().map_or(&named, |on| on),
                 outcome,
                 cause,
                 unsaid: Some(unsaid).filter(|unsaid| *unsaid > 0),
@@ -549,6 +553,12 @@ impl Views for Api {
         }
         .boxed()
     }
+}
+
+/// This program is at fault.
+fn fault() -> Refusal {
+    let error = "it failed, which is in the log; some of it may be done";
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error)
 }
 
 /// Whether a token is missing, or lacks the scope.

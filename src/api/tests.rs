@@ -236,6 +236,76 @@ async fn tries_without_a_token_do_not_fill_the_audit() {
     assert_eq!(lines() - of_strangers, 100);
 }
 
+/// Of a denied request no handler knows the body, so the URL alone tells.
+#[tokio::test]
+async fn the_audit_names_what_it_is_about() {
+    let (api, _progress) = api();
+    let kick = "DELETE /api/v1/users/alice/sessions?device_id=d%201&reason=geheim";
+    for (request, token, on) in [
+        (kick, ADMINISTRATOR, r#" on="alice, device id \"d 1\"" "#),
+        (kick, READER, r#" on="alice, device id \"d 1\"" "#),
+        (kick, "", r#" on="alice, device id \"d 1\"" "#),
+        (
+            "DELETE /api/v1/users/alice/sessions",
+            READER,
+            r#" on="alice" "#,
+        ),
+        (
+            "DELETE /api/v1/bans?user=eve",
+            READER,
+            r#" on="user \"eve\"" "#,
+        ),
+        (
+            "GET /api/v1/tail?user=eve",
+            READER,
+            r#" on="user \"eve\"" "#,
+        ),
+        ("POST /api/v1/bans", READER, r#" on="" "#),
+    ] {
+        let log = Capture::start();
+        ask(&api, request, token, "{}").await;
+        let text = log.text();
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("stentor::audit"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{text}");
+        assert!(lines[0].contains(on), "{request}: {text}");
+        assert!(!lines[0].contains("geheim"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_fault_of_an_action_is_in_the_audit() {
+    static BROKEN: Route = Route {
+        method: Method::POST,
+        path: "/broken/{name}",
+        access: ADMIN,
+        action: Some("ban"),
+        takes_body: false,
+        // There is no such name.
+        handler: |_, request| async move { answer::Reply::ok(&request.names[1]) }.boxed(),
+    };
+    let (api, _progress) = api();
+    let log = Capture::start();
+    let request = Request {
+        names: vec!["alice".to_owned()],
+        query: String::new(),
+        body: Bytes::new(),
+        caller: Some("a".into()),
+        remote: None,
+        on: Arc::default(),
+    };
+    let at = ("/broken/alice".to_owned(), Instant::now());
+    let served = api.serve(&BROKEN, at, request, Ok(None)).await;
+    assert_eq!(served.status().as_u16(), 500);
+    let text = log.text();
+    assert!(
+        text.contains(r#"action="ban" on="alice" outcome="failed""#),
+        "{text}"
+    );
+}
+
 /// The document is made of attributes, the table of lines: neither has what the other lacks.
 #[test]
 fn the_document_has_what_is_served() {
