@@ -83,6 +83,14 @@ impl Message {
         Some(exact.map_or(SentAt::Seconds(seconds), SentAt::Milliseconds))
     }
 
+    /// The same for the metrics of ages. A client's message says whatever time its client chose, also in
+    /// `timestamp_in_ms`, and one client must not raise the alarm of clocks that differ.
+    #[must_use]
+    pub fn aged_from(&self) -> Option<SentAt> {
+        let sent_at = self.sent_at()?;
+        self.header(USER_HEADER).is_none().then_some(sent_at)
+    }
+
     /// A message without further routing keys.
     #[must_use]
     pub fn new(
@@ -358,6 +366,27 @@ mod tests {
         assert_eq!(tail(&message, Version::V1_2), expected);
         assert_eq!(tail(&message, Version::V1_1), expected);
         assert!(tail(&message, Version::V1_0).contains("foo:b:c\n"));
+    }
+
+    #[test]
+    fn a_client_s_clock_is_not_measured() {
+        let of = |headers: &[(&str, &str)]| {
+            let headers = headers.iter();
+            let headers = headers.map(|(name, value)| ((*name).into(), (*value).into()));
+            let properties = Properties {
+                timestamp: Some(123),
+                headers: headers.collect(),
+                ..Properties::default()
+            };
+            message(properties, "").aged_from()
+        };
+        assert_eq!(of(&[]), Some(SentAt::Seconds(123)));
+        let exact = ("timestamp_in_ms", "123456");
+        assert_eq!(of(&[exact]), Some(SentAt::Milliseconds(123_456)));
+        let sender = (USER_HEADER, "eve");
+        assert_eq!(of(&[sender]), None);
+        assert_eq!(of(&[exact, sender]), None);
+        assert_eq!(message(Properties::default(), "").aged_from(), None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ impl UnderWay {
                 bytes: pending,
                 journey: Journey {
                     read_at: message.read_at,
-                    sent_at: message.sent_at(),
+                    sent_at: message.aged_from(),
                 },
                 span: span(message, session),
             });

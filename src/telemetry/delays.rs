@@ -36,7 +36,7 @@ pub enum SentAt {
 pub struct Journey {
     /// When it was read.
     pub read_at: ReadAt,
-    /// When it was sent, if it says so.
+    /// When it was sent, if it says so and is believed.
     pub sent_at: Option<SentAt>,
 }
 
