@@ -5,7 +5,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::task::spawn_blocking;
 use warp::http::StatusCode;
 
 use super::{
@@ -26,7 +25,7 @@ use crate::telemetry::{self, Levels};
     security((), ("token" = ["read"])),
 )]
 pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
-    let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    let process = api.process.get(Process::look).await;
     match text(api, &process) {
         Ok(text) => Ok(Reply {
             status: StatusCode::OK,

@@ -92,7 +92,10 @@ pub use rules::Rules;
 pub use token::{Scope, Token, TokenError, Tokens, generate};
 pub use webhooks::{DeadEvent, WebhookReceiver, Webhooks};
 
-use self::answer::{Answer, Refusal, Request, is_json};
+use self::{
+    answer::{Answer, Refusal, Request, is_json},
+    node::Looked,
+};
 use crate::{
     background,
     control::{Look, Views},
@@ -128,6 +131,8 @@ pub struct Api {
     turns: Arc<Semaphore>,
     /// Bytes of bodies that may be on their way to the broker, of all calls together.
     publishing: Semaphore,
+    process: Looked<Process>,
+    proportional: Looked<Option<u64>>,
     refused: Mutex<Seldom>,
     /// Lines of the audit about tries without a good token: anybody who reaches the listener can
     /// cause them, and would push real ones out of the log.
@@ -261,6 +266,8 @@ impl Api {
             body_timeout,
             // A message waits for its turn, and then for its answer.
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
+            process: Looked::default(),
+            proportional: Looked::default(),
             refused: Mutex::default(),
             strangers: Mutex::default(),
             services,

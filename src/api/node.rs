@@ -8,7 +8,7 @@ use std::{
 
 use humantime::format_rfc3339_millis;
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Mutex, task::spawn_blocking, time::Instant};
 use utoipa::ToSchema;
 
 use super::{
@@ -168,7 +168,8 @@ pub struct Limits {
 )]
 pub(super) async fn node(api: &Api, request: Request) -> Answer {
     request.no_query()?;
-    let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    let mut process = api.process.get(Process::look).await;
+    process.proportional_bytes = api.proportional.get(proportional_bytes).await;
     let settings = api.services.settings();
     let (limits, mailbox) = (&settings.limits, &settings.mailbox);
     let uptime = api.started.elapsed();
@@ -228,27 +229,57 @@ impl From<hub::FeedStatus> for Feed {
     }
 }
 
+/// A look at the system that takes time, and more of it the more clients there are: whoever asks within
+/// a second shares it.
+#[derive(Debug, Default)]
+pub(super) struct Looked<T>(Mutex<Option<(Instant, T)>>);
+
+impl<T: Clone + Default + Send + 'static> Looked<T> {
+    const HOLDS: Duration = Duration::from_secs(1);
+
+    /// As it is now, or was a second ago at most. One looks at a time, and others wait for it.
+    pub(super) async fn get(&self, look: impl FnOnce() -> T + Send + 'static) -> T {
+        let mut last = self.0.lock().await;
+        if let Some((at, seen)) = &*last
+            && at.elapsed() < Self::HOLDS
+        {
+            return seen.clone();
+        }
+        let seen = spawn_blocking(look).await.unwrap_or_default();
+        *last = Some((Instant::now(), seen.clone()));
+        seen
+    }
+}
+
 impl Process {
-    /// Asks the system: Linux alone knows. May take milliseconds.
+    /// Asks the system: Linux alone knows. May take milliseconds. Without the proportional bytes, for
+    /// which the kernel goes through all of the memory.
     pub(super) fn look() -> Self {
-        let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-        let bytes = |name: &str| {
-            let mut lines = rollup.lines();
-            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-            kibibytes.checked_mul(1024)
-        };
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let open = fs::read_dir("/proc/self/fd").ok();
         let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         Self {
-            resident_bytes: bytes("Rss"),
-            proportional_bytes: bytes("Pss"),
+            resident_bytes: kibibytes(&status, "VmRSS:"),
+            proportional_bytes: None,
             cpu_seconds: cpu_seconds(),
             // One of them is open to read this.
             open_files: open.map(|open| (open.count() as u64).saturating_sub(1)),
             max_files: allowed.current,
         }
     }
+}
+
+fn proportional_bytes() -> Option<u64> {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    kibibytes(&rollup, "Pss:")
+}
+
+/// `Name:   1234 kB`, in bytes.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(name))?;
+    let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    number.checked_mul(1024)
 }
 
 fn cpu_seconds() -> Option<f64> {
@@ -260,4 +291,38 @@ fn cpu_seconds() -> Option<f64> {
 /// A point in time, as all answers write it.
 pub(super) fn time(time: SystemTime) -> String {
     format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_within_a_second_shares_a_look() {
+        let looked = Looked::default();
+        let looks = Arc::new(AtomicU32::new(0));
+        let look = || {
+            let looks = Arc::clone(&looks);
+            looked.get(move || looks.fetch_add(1, Relaxed))
+        };
+        assert_eq!(tokio::join!(look(), look()), (0, 0));
+        tokio::time::advance(Duration::from_millis(999)).await;
+        assert_eq!(look().await, 0);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(look().await, 1);
+        assert_eq!(looks.load(Relaxed), 2);
+    }
+
+    #[test]
+    fn the_system_tells_of_this_process() {
+        let process = Process::look();
+        assert!(process.resident_bytes > Some(1 << 20), "{process:?}");
+        assert!(process.open_files > Some(0), "{process:?}");
+        assert!(proportional_bytes() > Some(1 << 20));
+    }
 }

@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 use warp::http::StatusCode;
 
@@ -200,7 +199,7 @@ fn read<T: for<'de> Deserialize<'de>>(nodes: Vec<(Box<str>, Value)>) -> Result<V
 
 /// What other nodes, and this one, are told of this one.
 pub(super) async fn view_node(api: &Api) -> Option<Value> {
-    let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    let process = api.process.get(Process::look).await;
     let figures = Figures::read(&super::metrics::text(api, &process).ok()?);
     let services = &api.services;
     let vhosts = services.vhosts.status();
@@ -244,7 +243,7 @@ pub(super) async fn view_node(api: &Api) -> Option<Value> {
 
 /// The same of the clients that it refused.
 pub(super) async fn view_refusals(api: &Api) -> Option<Value> {
-    let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    let process = api.process.get(Process::look).await;
     let reasons = super::figures::reasons(&super::metrics::text(api, &process).ok()?);
     let (reasons, _) = fit(reasons, MAX_VIEW / 2);
     let recent = telemetry::recent_refusals().into_iter();
