@@ -131,6 +131,7 @@ metrics! {
         webhook_failures "Requests to receivers of webhooks that they did not take" count(Counter);
         webhook_waiting "Events that wait for receivers of webhooks" count(Gauge);
         trace_spans "Spans that the collector of traces took" count(Counter);
+        trace_spans_left_out "Spans of traces of others that were not recorded, for too many came in a second" count(Counter);
         trace_spans_lost "Spans that were lost, for too many waited, or the collector did not take them" count(Counter);
         api_requests "Requests to the operator's side, by route and status" count(Family<[(&'static str, String); 2], Counter>);
     }
@@ -255,6 +256,11 @@ pub(super) fn log_lines_lost(count: u64) {
 /// The collector of traces took so many spans.
 pub(super) fn spans_sent(count: usize) {
     COUNTS.trace_spans.inc_by(count as u64);
+}
+
+/// A span of a trace of others was not recorded.
+pub(super) fn span_left_out() {
+    COUNTS.trace_spans_left_out.inc();
 }
 
 /// So many spans were lost.

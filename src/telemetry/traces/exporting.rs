@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -74,10 +75,7 @@ pub fn start_traces(
         .build();
     exporter.set_resource(&resource);
     let (queue, spans) = mpsc::channel(QUEUE);
-    let tracer = Tracer {
-        ratio: config.ratio,
-        queue,
-    };
+    let tracer = Tracer::new(config.ratio, queue);
     // A second gateway in one process, as tests have, records by the first one's means.
     let _ = TRACER.set(tracer);
     let stop = CancellationToken::new();
@@ -140,32 +138,72 @@ async fn send(exporter: &SpanExporter, batch: Vec<SpanData>, news: &mut News) {
         None => metrics::spans_sent(count),
         Some(_) => metrics::spans_lost(count),
     }
-    news.tell(failure.as_deref(), Instant::now());
+    let lost = TRACER
+        .get()
+        .map_or(0, |tracer| tracer.lost.swap(0, Relaxed));
+    let overflow =
+        || (lost > 0).then(|| format!("spans come faster than it takes them: {lost} had no room"));
+    news.tell(failure.or_else(overflow).as_deref(), Instant::now());
 }
 
 /// Whether the collector takes spans, as the log knows it.
-#[derive(Default)]
 struct News {
     is_away: bool,
-    seldom: Option<Seldom>,
+    seldom: Seldom,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self {
+            is_away: false,
+            seldom: Seldom::once_in(Seldom::MINUTE),
+        }
+    }
 }
 
 impl News {
     fn tell(&mut self, failure: Option<&str>, now: Instant) {
-        let Some(cause) = failure else {
-            if std::mem::take(&mut self.is_away) {
-                self.seldom = None;
-                info!(target: "stentor::traces", "the collector takes traces again");
+        if let Some(cause) = failure {
+            self.is_away = true;
+            if let Some(unsaid) = self.seldom.let_through(now) {
+                warn!(
+                    target: "stentor::traces", cause, unsaid,
+                    "the collector of [telemetry.otlp] does not take traces: they are lost"
+                );
             }
-            return;
-        };
-        self.is_away = true;
-        let seldom = self.seldom.get_or_insert(Seldom::once_in(Seldom::MINUTE));
-        if let Some(unsaid) = seldom.let_through(now) {
-            warn!(
-                target: "stentor::traces", cause, unsaid,
-                "the collector of [telemetry.otlp] does not take traces: they are lost"
-            );
+        } else if self.is_away && !self.seldom.is_quiet(now) {
+            // One that fails every other request would otherwise fill the log by being well.
+            self.is_away = false;
+            info!(target: "stentor::traces", "the collector takes traces again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::capture::Capture;
+
+    #[test]
+    fn a_collector_that_comes_and_goes_does_not_fill_the_log() {
+        let log = Capture::start();
+        let (mut news, start) = (News::default(), Instant::now());
+        news.tell(None, start);
+        for seconds in 0..60 {
+            let now = start + Duration::from_secs(seconds);
+            news.tell(Some("gone"), now);
+            news.tell(None, now);
+        }
+        let lines = || {
+            let text = log.text();
+            let of = |words: &str| text.matches(words).count();
+            (of("does not take traces"), of("takes traces again"))
+        };
+        assert_eq!(lines(), (1, 0));
+        news.tell(None, start + Seldom::MINUTE);
+        news.tell(None, start + Seldom::MINUTE);
+        assert_eq!(lines(), (1, 1));
+        news.tell(Some("gone"), start + Seldom::MINUTE);
+        assert_eq!(lines(), (2, 1));
     }
 }

@@ -2,8 +2,9 @@
 //! to one. Off unless `[telemetry.otlp]` names a collector.
 //!
 //! A span is made only for what is recorded: a trace that another service records, by the header
-//! `traceparent`, or a share of those that begin here. It is handed to a bounded queue when it ends;
-//! nobody ever waits for the collector.
+//! `traceparent`, or a share of those that begin here. Of the former there are so many in a second, and
+//! they leave room in the queue, for any client can ask for them. A span is handed to that queue when it
+//! ends; nobody ever waits for the collector.
 
 mod config;
 mod context;
@@ -11,8 +12,11 @@ mod exporting;
 
 use std::{
     borrow::Cow,
-    sync::OnceLock,
-    time::{Instant, SystemTime},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
 };
 
 use opentelemetry::{
@@ -20,6 +24,7 @@ use opentelemetry::{
     trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState},
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 pub use config::OtlpConfig;
@@ -40,6 +45,71 @@ static TRACER: OnceLock<Tracer> = OnceLock::new();
 struct Tracer {
     ratio: f64,
     queue: mpsc::Sender<SpanData>,
+    guests: Mutex<Guests>,
+    /// Spans for which the queue had no room, since that was looked at.
+    lost: AtomicU64,
+}
+
+/// Spans below a `traceparent`. One client can ask for one with each message, and for another at each
+/// receiver.
+#[derive(Debug, Default)]
+struct Guests {
+    since: Option<Instant>,
+    begun: u32,
+}
+
+impl Guests {
+    /// So many are recorded…
+    const MOST: u32 = 500;
+    /// …in so long.
+    const WHILE: Duration = Duration::from_secs(1);
+
+    fn may_begin(&mut self, now: Instant) -> bool {
+        let is_over = self
+            .since
+            .is_none_or(|since| now.saturating_duration_since(since) >= Self::WHILE);
+        if is_over {
+            self.since = Some(now);
+            self.begun = 0;
+        }
+        self.begun = self.begun.saturating_add(1);
+        self.begun <= Self::MOST
+    }
+}
+
+impl Tracer {
+    fn new(ratio: f64, queue: mpsc::Sender<SpanData>) -> Self {
+        Self {
+            ratio,
+            queue,
+            guests: Mutex::default(),
+            lost: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a span below `parent`, or the first of a trace, is recorded.
+    fn records(&self, parent: Option<TraceContext>, random: u32, now: Instant) -> bool {
+        let Some(parent) = parent else {
+            return context::is_in(self.ratio, random);
+        };
+        if !parent.is_sampled {
+            return false;
+        }
+        let is_recorded = self.guests.lock().may_begin(now);
+        if !is_recorded {
+            metrics::span_left_out();
+        }
+        is_recorded
+    }
+
+    /// Takes a span that has ended. Guests may have half of the queue.
+    fn take(&self, span: SpanData, is_guest: bool) {
+        let has_room = !is_guest || self.queue.capacity() > self.queue.max_capacity() / 2;
+        if !has_room || self.queue.try_send(span).is_err() {
+            metrics::spans_lost(1);
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
 }
 
 /// What a span is about.
@@ -101,10 +171,7 @@ impl TraceSpan {
     pub fn begin(of: Traced, parent: Option<&str>) -> Option<Self> {
         let tracer = TRACER.get()?;
         let parent = parent.and_then(TraceContext::parse);
-        let is_recorded = match parent {
-            Some(parent) => parent.is_sampled,
-            None => context::is_in(tracer.ratio, rand::random()),
-        };
+        let is_recorded = tracer.records(parent, rand::random(), Instant::now());
         is_recorded.then(|| Self::new(of, parent, rand::random(), rand::random()))
     }
 
@@ -147,10 +214,8 @@ impl TraceSpan {
 /// Hands it over.
 impl Drop for TraceSpan {
     fn drop(&mut self) {
-        if let Some(tracer) = TRACER.get()
-            && tracer.queue.try_send(self.0.data()).is_err()
-        {
-            metrics::spans_lost(1);
+        if let Some(tracer) = TRACER.get() {
+            tracer.take(self.0.data(), self.0.parent.is_some());
         }
     }
 }
@@ -214,5 +279,38 @@ mod tests {
         assert_eq!(data.attributes, [KeyValue::new("a", "b")]);
         let first = TraceSpan::new(Traced::Deliver, None, 1, 2).0.data();
         assert_eq!(first.parent_span_id, SpanId::INVALID);
+    }
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn a_client_decides_over_so_many_spans_only() {
+        let (queue, _spans) = mpsc::channel(8);
+        let tracer = Tracer::new(1.0, queue);
+        let (parent, now) = (TraceContext::parse(PARENT), Instant::now());
+        let recorded = (0..10_000).filter(|_| tracer.records(parent, 0, now));
+        assert_eq!(recorded.count(), 500);
+        assert!(tracer.records(None, 0, now), "the gateway chose it");
+        let later = now + Guests::WHILE;
+        assert!(tracer.records(parent, 0, later));
+        let unsampled = TraceContext::parse(&PARENT.replace("-01", "-00"));
+        assert!(!tracer.records(unsampled, 0, later));
+    }
+
+    #[test]
+    fn spans_of_others_leave_room_in_the_queue() {
+        let (queue, spans) = mpsc::channel(8);
+        let tracer = Tracer::new(1.0, queue);
+        let take = |parent| {
+            let span = TraceSpan::new(Traced::Publish, parent, 1, 2).0.data();
+            tracer.take(span, parent.is_some());
+        };
+        for _ in 0..100 {
+            take(TraceContext::parse(PARENT));
+        }
+        assert_eq!((spans.len(), tracer.lost.load(Relaxed)), (4, 96));
+        for _ in 0..5 {
+            take(None);
+        }
+        assert_eq!((spans.len(), tracer.lost.load(Relaxed)), (8, 97));
     }
 }
