@@ -246,6 +246,13 @@ impl Written {
                 Ban::MAX_REASON
             ));
         }
+        if let Some(stamp) = self.stamp
+            && !Change::is_stamp(stamp)
+        {
+            return Err(format!(
+                "stamp {stamp} is no moment; write milliseconds since 1970"
+            ));
+        }
         // A moment that is too far away to be written does not come.
         let until = self.until.map(Duration::from_secs).and_then(moment);
         let ban = Ban {
@@ -261,6 +268,13 @@ impl Written {
 }
 
 impl Change {
+    /// Whether it can be a stamp: nanoseconds are none. No change could come after the greatest
+    /// number there is, and so none could lift its ban.
+    #[must_use]
+    pub fn is_stamp(millis: u64) -> bool {
+        moment(Duration::from_millis(millis)).is_some()
+    }
+
     /// As JSON, for a store.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -361,7 +375,15 @@ mod tests {
             };
             assert_eq!(Change::from_json(change.to_json().as_bytes()), Ok(change));
         }
-        for text in ["", "[]", "{}", r#"{"user":"a","device_id":"b"}"#] {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            r#"{"user":"a","device_id":"b"}"#,
+            // Nanoseconds, and the greatest number.
+            r#"{"user":"a","stamp":1900000000000000000}"#,
+            r#"{"user":"a","stamp":18446744073709551615}"#,
+        ] {
             assert!(Change::from_json(text.as_bytes()).is_err(), "{text}");
         }
         // The second is in milliseconds: no list of bans could show its date.

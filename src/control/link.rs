@@ -504,7 +504,15 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
             let (link, changes) = (link.clone(), shared.sessions.bans());
             background::spawn(async move { link.tell_bans(changes).await });
         }
-        Ok(Note::Bans { node, changes }) if node != link.0.node => {
+        Ok(Note::Bans {
+            node,
+            changes,
+            faults,
+        }) if node != link.0.node => {
+            if let [first, ..] = &*faults {
+                let count = faults.len();
+                telemetry::control_ignored(&format!("{count} of the bans of {node}: {first}"));
+            }
             let is_new = |change: &&Change| {
                 let applied = shared.sessions.hear_of_ban(change);
                 if applied == Applied::Full {

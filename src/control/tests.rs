@@ -319,6 +319,7 @@ async fn a_ban_that_finds_no_room_is_in_the_log() {
     let note = Note::Bans {
         node: "a".into(),
         changes: changes.into(),
+        faults: Vec::new(),
     };
     link.send(&note).await.unwrap();
     sleep(Duration::from_millis(1)).await;

@@ -19,7 +19,7 @@
 //! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
 //! | `id` | the answers refer to it |
 //! | `node` | the node that gives the command; it does not hear its own |
-//! | `stamp` | in milliseconds since 1970. Of a ban, by a node: when it was set or lifted; the latest counts. Without it, it is as new as AMQP's `timestamp` says, or else as it comes; and what comes after it is newer. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
+//! | `stamp` | in milliseconds since 1970; a ban with another unit is refused. Of a ban, by a node: when it was set or lifted; the latest counts. Without it, it is as new as AMQP's `timestamp` says, or else as it comes; and what comes after it is newer. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
 //! | `version` | 1 if it is missing |
 //!
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
@@ -89,6 +89,8 @@ pub enum Note {
         node: Box<str>,
         /// The bans, and those that are no more.
         changes: Vec<Change>,
+        /// What is wrong with those that cannot be read.
+        faults: Vec<String>,
     },
     /// A node asks what there is to see.
     Look {
@@ -234,8 +236,11 @@ pub fn encode_bans(node: &str, changes: Vec<Change>) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     let (mut some, mut size) = (Vec::new(), 0_usize);
     let mut finish = |changes: Vec<Change>| {
-        let node = node.into();
-        messages.push(encode(&Note::Bans { node, changes }));
+        messages.push(encode(&Note::Bans {
+            node: node.into(),
+            changes,
+            faults: Vec::new(),
+        }));
     };
     for change in changes {
         let length = change.to_json().len().saturating_add(1);
@@ -274,7 +279,7 @@ pub fn encode(note: &Note) -> Vec<u8> {
             fields.command = "bans".into();
             fields.node = node.clone();
         }
-        Note::Bans { node, changes } => {
+        Note::Bans { node, changes, .. } => {
             fields.command = "banned".into();
             fields.node = node.clone();
             fields.bans = changes.iter().map(Written::of).collect();
@@ -443,10 +448,17 @@ impl Fields {
             "unban" => Command::Ban(self.change(true)?),
             "bans" => return Ok(Note::BansWanted { node: self.node }),
             "banned" => {
-                let changes: Result<_, _> = self.bans.into_iter().map(Written::read).collect();
+                let (mut changes, mut faults) = (Vec::new(), Vec::new());
+                for written in self.bans {
+                    match written.read() {
+                        Ok(change) => changes.push(change),
+                        Err(fault) => faults.push(fault),
+                    }
+                }
                 return Ok(Note::Bans {
                     node: self.node,
-                    changes: changes?,
+                    changes,
+                    faults,
                 });
             }
             "look" => {
@@ -795,6 +807,27 @@ mod tests {
         assert_eq!(read.collect::<Vec<_>>(), all);
     }
 
+    /// Others may be older, or may hold what was said wrong.
+    #[test]
+    fn of_many_bans_those_are_taken_that_can_be_read() {
+        let good = ban("user:alice", Some("spam"));
+        let body = format!(
+            r#"{{"command":"banned","node":"n","bans":[{{}},{},{{"user":"b","stamp":{}}}]}}"#,
+            good.to_json(),
+            u64::MAX
+        );
+        let Ok(Note::Bans {
+            changes, faults, ..
+        }) = decode(body.as_bytes())
+        else {
+            panic!("{body}");
+        };
+        assert_eq!(changes, [good]);
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].contains("says not who"), "{faults:?}");
+        assert!(faults[1].contains("no moment"), "{faults:?}");
+    }
+
     #[test]
     fn what_cannot_be_done_says_why() {
         let long = format!(r#"{{"command":"kick","user":"{}"}}"#, "x".repeat(256));
@@ -848,7 +881,14 @@ mod tests {
             ),
             (r#"{"command":"ban","user":""}"#, "user is empty"),
             (r#"{"command":"unban","address":"0.0.0.0/0"}"#, "too large"),
-            (r#"{"command":"banned","bans":[{}]}"#, "says not who"),
+            (
+                r#"{"command":"ban","user":"a","stamp":18446744073709551615}"#,
+                "is no moment",
+            ),
+            (
+                r#"{"command":"unban","user":"a","stamp":1900000000000000000}"#,
+                "write milliseconds",
+            ),
             (r#"{"command":"look","id":"i"}"#, "look is missing"),
             (r#"{"command":"look","look":"overview"}"#, "id is missing"),
             (

@@ -181,6 +181,7 @@ async fn nodes_tell_each_other_their_bans() {
     let told = wire::Note::Bans {
         node: "node-2".into(),
         changes: vec![news],
+        faults: Vec::new(),
     };
     house.publish(CONTROL, "", &text(&told));
     bob.expect_error("banned").await;

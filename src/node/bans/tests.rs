@@ -129,6 +129,26 @@ fn a_node_s_word_is_newer_than_all_it_knows() {
     assert!(is_banned(&bans, now, "alice", "192.0.2.1", "x"));
 }
 
+/// A backend's clock, or its unit, may be wrong.
+#[test]
+fn a_ban_with_a_stamp_far_ahead_can_be_lifted() {
+    let (bans, now) = (Bans::default(), start());
+    let read = |stamp: u64| {
+        let text = format!(r#"{{"user":"alice","stamp":{stamp}}}"#);
+        Change::from_json(text.as_bytes())
+    };
+    let mut stamps = (0..64).map(|bits| u64::MAX >> bits);
+    let change = stamps.find_map(|stamp| read(stamp).ok()).unwrap();
+    assert!(matches!(
+        bans.apply(now, AT_ONCE, &change),
+        Applied::Done(_)
+    ));
+    let lifted = set(&bans, now, user("alice"), None);
+    assert!(!is_banned(&bans, now, "alice", "192.0.2.1", "x"));
+    // Others read it, too.
+    assert_eq!(Change::from_json(lifted.to_json().as_bytes()), Ok(lifted));
+}
+
 /// A node was cut off, and its queue kept what came: a backend's ban, which says no time, and that
 /// it was lifted, by a node that knows one.
 #[test]

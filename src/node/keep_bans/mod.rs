@@ -129,10 +129,17 @@ impl Mirror {
             }
         }
         if let Some(read) = records.read(self.version.as_deref()).await? {
+            let read_records = read.records.into_iter();
+            let (readable, impossible): (Vec<_>, Vec<_>) =
+                read_records.partition(|record| Change::is_stamp(record.stamp));
+            // An older version wrote them. No change of their subjects could come after them.
+            for some in impossible.chunks(AT_A_TIME) {
+                records.remove(some).await?;
+            }
             self.version = read.version;
             self.stamps.clear();
             let mut count = 0_usize;
-            for record in read.records {
+            for record in readable {
                 let Ok(change) = Change::from_json(&record.value) else {
                     continue;
                 };

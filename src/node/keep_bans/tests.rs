@@ -121,6 +121,35 @@ async fn forgotten_records_are_written_anew() {
     assert!(is_banned(&two, "alice"));
 }
 
+/// An older version took it from a backend that wrote nanoseconds.
+#[tokio::test(start_paused = true)]
+async fn a_record_after_which_nothing_could_come_goes() {
+    let store = Arc::new(Store::default());
+    for (user, stamp) in [("alice", u64::MAX), ("bob", 1_900_000_000_000_000_000)] {
+        let record = Record {
+            key: format!("user:{user}").into(),
+            stamp,
+            value: format!(r#"{{"user":"{user}","stamp":{stamp}}}"#)
+                .into_bytes()
+                .into(),
+        };
+        store.put(&[record]).await.unwrap();
+    }
+    let one = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(!is_banned(&one, "alice"), "its stamp cannot be read");
+    set(&one, "alice", true);
+    set(&one, "alice", false);
+    set(&one, "bob", true);
+    look().await;
+    let two = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(!is_banned(&two, "alice") && is_banned(&two, "bob"));
+    let records = store.read(None).await.unwrap().unwrap().records;
+    assert_eq!(records.len(), 2, "{records:?}");
+    assert!(records.iter().all(|record| Change::is_stamp(record.stamp)));
+}
+
 /// Each in its own time, and none brings it back.
 #[tokio::test(start_paused = true)]
 async fn what_was_lifted_long_ago_is_forgotten_by_all() {
