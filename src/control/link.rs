@@ -17,9 +17,10 @@ use serde_json::Value;
 use stomp_session::SubscriptionId;
 use tokio::{
     select,
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, sleep, timeout, timeout_at},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Applied, Change, Command, ControlShared, Effect, Look, PATIENCE,
@@ -48,7 +49,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 const CONFIRM: Duration = Duration::from_secs(2);
 
 /// Commands that wait to be run here: messages, and bytes. Beyond, the oldest are lost.
-const MAX_WAITING: (usize, usize) = (10_000, 4 << 20);
+pub(super) const MAX_WAITING: (usize, usize) = (10_000, 4 << 20);
+
+/// The pause between two questions for bans. The answers may be what there was too much of.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
+
+/// How often RabbitMQ may refuse a part of an answer about bans. Then whoever asked is without.
+const TRIES: u32 = 10;
 
 /// Nodes that keep presence in their memory, and that are remembered. Beyond, none is told of.
 const MAX_APART: usize = 1_000;
@@ -330,24 +337,51 @@ impl ControlLink {
         self.0.vhost.host()
     }
 
-    /// Asks the others for bans that this node may have missed.
+    /// Asks the others for bans that this node may have missed: until RabbitMQ has it. Nothing else
+    /// tells it of them, where Redis is not used.
     async fn ask_for_bans(&self) {
         let node = self.0.node.clone();
-        if let Err(error) = self.send(&Note::BansWanted { node }).await {
-            telemetry::control_untold("bans", &error);
+        let question = wire::encode(&Note::BansWanted { node });
+        let mut backoff = Backoff::new(PAUSES);
+        let mut is_said = false;
+        // A late confirm is awaited: all others would answer each question that comes.
+        while let Err(error) = self.publish_bytes(question.clone()).await {
+            if !is_said {
+                telemetry::control_untold("bans", &error.to_string());
+                is_said = true;
+            }
+            sleep(backoff.pause()).await;
         }
     }
 
-    /// Tells the others all bans that this node knows of.
+    /// Tells the others all bans that this node knows of. They may hear of some twice.
     async fn tell_bans(&self, changes: Vec<Change>) {
+        let mut backoff = Backoff::new(PAUSES);
+        let mut tries = TRIES;
         for message in wire::encode_bans(&self.0.node, changes) {
-            if let Err(error) = self.send_bytes(message).await {
-                return telemetry::control_untold("banned", &error);
+            while let Err(error) = self.send_bytes(message.clone()).await {
+                tries = tries.saturating_sub(1);
+                if tries == 0 {
+                    return telemetry::control_untold("banned", &error);
+                }
+                sleep(backoff.pause()).await;
             }
         }
     }
 
     async fn send_bytes(&self, body: Vec<u8>) -> Result<(), Box<str>> {
+        match timeout(CONFIRM, self.publish_bytes(body)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string().into()),
+            Err(_) => Err(format!(
+                "RabbitMQ did not confirm it within {CONFIRM:?}; it may yet arrive"
+            )
+            .into()),
+        }
+    }
+
+    /// Until RabbitMQ has confirmed it, or has not for `broker.operation_timeout`.
+    async fn publish_bytes(&self, body: Vec<u8>) -> Result<(), BrokerError> {
         let publish = Publish {
             exchange: self.0.exchange.clone(),
             routing_key: Box::default(),
@@ -361,15 +395,7 @@ impl ControlLink {
             lane: LANE_OF_CONTROL,
             slow: None,
         };
-        let publishing = async { self.0.vhost.host().publish(publish).await?.await };
-        match timeout(CONFIRM, publishing).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string().into()),
-            Err(_) => Err(format!(
-                "RabbitMQ did not confirm it within {CONFIRM:?}; it may yet arrive"
-            )
-            .into()),
-        }
+        self.0.vhost.host().publish(publish).await?.await
     }
 }
 
@@ -428,6 +454,15 @@ pub(super) async fn listen(link: ControlLink, shared: Arc<ControlShared>) {
     }
 }
 
+/// Asks for bans whenever this node may have missed some.
+async fn ask_for_missed_bans(link: ControlLink, missed: Arc<Notify>) {
+    loop {
+        missed.notified().await;
+        link.ask_for_bans().await;
+        sleep(BETWEEN_QUESTIONS).await;
+    }
+}
+
 /// Until it cannot go on; why.
 async fn listen_once(link: &ControlLink, shared: &Arc<ControlShared>) -> String {
     let (max_messages, max_bytes) = MAX_WAITING;
@@ -457,13 +492,17 @@ async fn listen_once(link: &ControlLink, shared: &Arc<ControlShared>) -> String 
     telemetry::control_up(exchange);
     link.tell_apart();
     // Since it listened the last time, bans may have been set and lifted.
-    let asking = link.clone();
-    background::spawn(async move { asking.ask_for_bans().await });
+    let missed = Arc::new(Notify::new());
+    missed.notify_one();
+    let asking = ask_for_missed_bans(link.clone(), Arc::clone(&missed));
+    let _asking = AbortOnDropHandle::new(background::spawn(asking));
     loop {
         match poll_fn(|context| mailbox.poll_take(context)).await {
             Item::Parcel(parcel) => {
                 if parcel.dropped > 0 {
                     telemetry::control_dropped(parcel.dropped);
+                    // Among them may have been bans.
+                    missed.notify_one();
                 }
                 handle(link, shared, &parcel.message).await;
             }

@@ -7,15 +7,16 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    link::LIFE,
-    wire::{Note, decode},
+    link::{LIFE, MAX_WAITING},
+    wire::{Note, decode, encode},
     *,
 };
 use crate::{
     auth::{Access, Login, Refusal, User},
     broker::{
         self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
-        FeedConfig, FeedId, FeedSink, JournalConfig, Message, Publish, QueueSpec, VirtualHost,
+        FeedConfig, FeedId, FeedSink, JournalConfig, Message, Properties, Publish, QueueSpec,
+        VirtualHost,
     },
     hub::Vhosts,
     telemetry::capture::Capture,
@@ -145,12 +146,22 @@ impl VirtualHost for Link {
     }
 }
 
-/// A node without sessions, which shows its name, and notes those that are replaced.
-struct Fake(&'static str, Mutex<Vec<String>>);
+/// A node without sessions, which shows its name, and notes what it is told.
+#[derive(Default)]
+struct Fake {
+    name: &'static str,
+    /// The sessions that were to be replaced.
+    replaced: Mutex<Vec<String>>,
+    bans: Mutex<Vec<Change>>,
+    /// How often others asked for its bans.
+    asked: AtomicUsize,
+    /// The subjects of the bans that it heard of.
+    heard: Mutex<Vec<String>>,
+}
 
 impl Views for Fake {
     fn view(&self, _: Look) -> BoxFuture<'_, Option<Value>> {
-        std::future::ready(Some(self.0.into())).boxed()
+        std::future::ready(Some(self.name.into())).boxed()
     }
 }
 
@@ -160,7 +171,7 @@ impl Sessions for Fake {
     }
 
     fn replace(&self, session: &str) -> usize {
-        self.1.lock().push(session.into());
+        self.replaced.lock().push(session.into());
         0
     }
 
@@ -183,6 +194,7 @@ impl Sessions for Fake {
     }
 
     fn hear_of_ban(&self, change: &Change) -> Applied {
+        self.heard.lock().push(change.subject.key());
         match change.subject.value().as_str() {
             ONE_TOO_MANY => Applied::Full,
             _ => Applied::Done(change.clone()),
@@ -190,7 +202,8 @@ impl Sessions for Fake {
     }
 
     fn bans(&self) -> Vec<Change> {
-        Vec::new()
+        self.asked.fetch_add(1, Relaxed);
+        self.bans.lock().clone()
     }
 }
 
@@ -221,13 +234,19 @@ struct Node {
 
 impl Node {
     async fn start(name: &'static str, listeners: &Listeners) -> Self {
-        let words = Arc::<Words>::default();
+        Self::start_with(name, listeners, Arc::default()).await
+    }
+
+    async fn start_with(name: &'static str, listeners: &Listeners, words: Arc<Words>) -> Self {
         let broker = FakeBroker(Arc::clone(listeners), Arc::clone(&words));
         let config = broker::Config::default();
         let (feed, journal) = (FeedConfig::default(), JournalConfig::default());
         let vhosts = Vhosts::new(Arc::new(broker), &config, &feed, &journal);
         let hub = vhosts.vhost(&config.default_vhost).unwrap();
-        let fake = Arc::new(Fake(name, Mutex::default()));
+        let fake = Arc::new(Fake {
+            name,
+            ..Fake::default()
+        });
         let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
             .join(hub, EXCHANGE);
         control.show(Arc::downgrade(&fake) as _);
@@ -243,7 +262,17 @@ impl Node {
 
     /// The sessions that were to be replaced since the last time.
     fn replaced(&self) -> Vec<String> {
-        std::mem::take(&mut self.fake.1.lock())
+        std::mem::take(&mut self.fake.replaced.lock())
+    }
+
+    /// How often others asked for its bans since the last time.
+    fn asked(&self) -> usize {
+        self.fake.asked.swap(0, Relaxed)
+    }
+
+    /// The bans that it heard of since the last time.
+    fn heard(&self) -> Vec<String> {
+        std::mem::take(&mut self.fake.heard.lock())
     }
 
     /// The nodes that answer.
@@ -307,14 +336,7 @@ async fn a_ban_that_finds_no_room_is_in_the_log() {
         Node::start("a", &listeners).await,
         Node::start("b", &listeners).await,
     ];
-    let changes = ["alice", ONE_TOO_MANY].map(|user| Change {
-        subject: Subject::User(user.into()),
-        stamp: Some(1),
-        ban: Some(Ban {
-            until: None,
-            reason: Box::default(),
-        }),
-    });
+    let changes = ["alice", ONE_TOO_MANY].map(ban_of);
     let (link, _) = a.control.link.as_ref().unwrap();
     let note = Note::Bans {
         node: "a".into(),
@@ -327,6 +349,73 @@ async fn a_ban_that_finds_no_room_is_in_the_log() {
     assert!(text.contains("bans learnt"), "{text}");
     let full = text.lines().filter(|line| line.contains("ban not taken"));
     assert_eq!(full.count(), 1, "{text}");
+}
+
+fn ban_of(user: &str) -> Change {
+    Change {
+        subject: Subject::User(user.into()),
+        stamp: Some(1),
+        ban: Some(Ban {
+            until: None,
+            reason: Box::default(),
+        }),
+    }
+}
+
+/// Where Redis is not used, nothing else tells it of them.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_starts_in_an_alarm_asks_for_bans_after_it() {
+    let minute = Duration::from_secs(60);
+    let listeners = Listeners::default();
+    let a = Node::start("a", &listeners).await;
+    let words = Arc::<Words>::default();
+    words.is_away.store(true, Relaxed);
+    let b = Node::start_with("b", &listeners, words).await;
+    sleep(minute).await;
+    assert_eq!(a.asked(), 0);
+    b.words.is_away.store(false, Relaxed);
+    sleep(minute).await;
+    assert_eq!(a.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bans_are_told_though_the_broker_is_away_for_a_while() {
+    let second = Duration::from_secs(1);
+    let listeners = Listeners::default();
+    let a = Node::start("a", &listeners).await;
+    a.fake.bans.lock().push(ban_of("alice"));
+    a.words.is_away.store(true, Relaxed);
+    let b = Node::start("b", &listeners).await;
+    sleep(second).await;
+    assert_eq!((a.asked(), b.heard()), (1, Vec::new()));
+    a.words.is_away.store(false, Relaxed);
+    sleep(10 * second).await;
+    assert_eq!((a.asked(), b.heard()), (0, vec!["user:alice".to_owned()]));
+}
+
+/// Among them may have been bans.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_commands_asks_for_bans() {
+    let minute = Duration::from_secs(60);
+    let listeners = Listeners::default();
+    let a = Node::start("a", &listeners).await;
+    let _b = Node::start("b", &listeners).await;
+    sleep(minute).await;
+    assert_eq!(a.asked(), 1, "it begins to listen");
+    let (feed, sink) = listeners.lock().last().cloned().unwrap();
+    let note = encode(&Note::Answer {
+        to: "nobody".into(),
+        node: "c".into(),
+        hits: 0,
+    });
+    let (most, _) = MAX_WAITING;
+    for _ in 0..=most {
+        let properties = Properties::default();
+        let message = Message::new(EXCHANGE.into(), "".into(), properties, note.clone().into());
+        sink.deliver(&feed, message);
+    }
+    sleep(minute).await;
+    assert_eq!(a.asked(), 1);
 }
 
 /// Without a presence that all share, nobody else knows which nodes there are.
