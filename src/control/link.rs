@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Applied, Change, Command, ControlShared, Effect, Look, PATIENCE,
+    Change, Command, ControlShared, Effect, Look, PATIENCE, learn_bans,
     wire::{self, Envelope, Note},
 };
 use crate::{
@@ -552,17 +552,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
                 let count = faults.len();
                 telemetry::control_ignored(&format!("{count} of the bans of {node}: {first}"));
             }
-            let is_new = |change: &&Change| {
-                let applied = shared.sessions.hear_of_ban(change);
-                if applied == Applied::Full {
-                    telemetry::bans_full(&change.subject);
-                }
-                matches!(applied, Applied::Done(_))
-            };
-            let count = changes.iter().filter(is_new).count();
-            if count > 0 {
-                telemetry::bans_heard(&node, count);
-            }
+            learn_bans(&*shared.sessions, &node, &changes);
         }
         Ok(Note::Look {
             id,

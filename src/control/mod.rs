@@ -79,8 +79,9 @@ pub trait Sessions: Send + Sync + 'static {
     /// lifted: 1, if it was in force here.
     fn ban(&self, change: &Change, late: Duration) -> (Applied, usize);
 
-    /// Takes a ban that others know of, or its lifting, in whatever order. Its sessions end, too.
-    fn hear_of_ban(&self, change: &Change) -> Applied;
+    /// Takes bans that others know of, and their liftings, in whatever order; the outcome of each.
+    /// Their sessions end, too.
+    fn hear_of_bans(&self, changes: &[Change]) -> Vec<Applied>;
 
     /// The bans that this node knows, and those that are no more.
     fn bans(&self) -> Vec<Change>;
@@ -418,6 +419,21 @@ impl Control {
                 }
             });
         }
+    }
+}
+
+/// Takes bans that another node or Redis (`from`) knows of, and says in the log what is new.
+pub fn learn_bans(sessions: &dyn Sessions, from: &str, changes: &[Change]) {
+    let mut count = 0_usize;
+    for (change, applied) in changes.iter().zip(sessions.hear_of_bans(changes)) {
+        match applied {
+            Applied::Done(_) => count = count.saturating_add(1),
+            Applied::Known => {}
+            Applied::Full => telemetry::bans_full(&change.subject),
+        }
+    }
+    if count > 0 {
+        telemetry::bans_heard(from, count);
     }
 }
 

@@ -193,12 +193,16 @@ impl Sessions for Fake {
         (Applied::Done(change.clone()), 0)
     }
 
-    fn hear_of_ban(&self, change: &Change) -> Applied {
-        self.heard.lock().push(change.subject.key());
-        match change.subject.value().as_str() {
-            ONE_TOO_MANY => Applied::Full,
-            _ => Applied::Done(change.clone()),
-        }
+    fn hear_of_bans(&self, changes: &[Change]) -> Vec<Applied> {
+        let keys = changes.iter().map(|change| change.subject.key());
+        self.heard.lock().extend(keys);
+        let applied = changes
+            .iter()
+            .map(|change| match change.subject.value().as_str() {
+                ONE_TOO_MANY => Applied::Full,
+                _ => Applied::Done(change.clone()),
+            });
+        applied.collect()
     }
 
     fn bans(&self) -> Vec<Change> {

@@ -14,6 +14,7 @@ use stomp_session::Problem;
 use tokio::time::timeout;
 
 use super::{
+    bans::Suspect,
     inquiries::SessionDetails,
     logged_in::LoggedIn,
     recheck::recheck_some,
@@ -87,6 +88,21 @@ impl Registry {
             session.end(problem.clone());
         }
         found.len()
+    }
+
+    /// Ends the sessions of all who are banned. Bans come by thousands, so each session is held
+    /// against all of them at once.
+    fn end_banned(&self, now: SystemTime) {
+        for session in &self.sessions(|_| true) {
+            let suspect = Suspect {
+                user: session.user(),
+                address: Some(session.address()),
+                device: session.device_id(),
+            };
+            if let Some((_, ban)) = self.bans.find(now, &suspect) {
+                session.end(Problem::Banned(ban.reason));
+            }
+        }
     }
 
     /// Ends the sessions that a ban is about; how many. Of one that is lifted: 1, if it was in force.
@@ -191,10 +207,17 @@ impl Sessions for Registry {
         (applied, hits)
     }
 
-    fn hear_of_ban(&self, change: &Change) -> Applied {
+    fn hear_of_bans(&self, changes: &[Change]) -> Vec<Applied> {
         let now = SystemTime::now();
-        let applied = self.bans.hear(now, change);
-        self.hold_to(now, &applied, false);
+        let heard = changes.iter().map(|change| self.bans.hear(now, change));
+        let applied: Vec<_> = heard.collect();
+        let is_news = |applied: &Applied| match applied {
+            Applied::Done(done) => done.ban.as_ref().is_some_and(|ban| !ban.is_over(now)),
+            Applied::Known | Applied::Full => false,
+        };
+        if applied.iter().any(is_news) {
+            self.end_banned(now);
+        }
         applied
     }
 
@@ -226,10 +249,125 @@ async fn refresh_groups(sessions: Vec<Arc<dyn LoggedIn>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll, Waker};
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        task::{Context, Poll, Waker},
+    };
 
     use super::*;
-    use crate::hub::{Item, Mailbox, MailboxConfig};
+    use crate::{
+        control::Ban,
+        hub::{Item, Mailbox, MailboxConfig},
+        node::Settings,
+        presence::Device,
+    };
+
+    /// A session that counts how often it is looked at, and ended.
+    struct Counting {
+        user: String,
+        looked: Arc<AtomicUsize>,
+        ended: AtomicUsize,
+    }
+
+    impl LoggedIn for Counting {
+        fn id(&self) -> &str {
+            "s"
+        }
+
+        fn user(&self) -> Option<&str> {
+            self.looked.fetch_add(1, Relaxed);
+            Some(&self.user)
+        }
+
+        fn device(&self) -> Option<&Device> {
+            None
+        }
+
+        fn device_id(&self) -> Option<&str> {
+            None
+        }
+
+        fn address(&self) -> IpAddr {
+            Ipv4Addr::LOCALHOST.into()
+        }
+
+        fn is_in_presence(&self) -> bool {
+            false
+        }
+
+        fn settings(&self) -> &Settings {
+            unreachable!("nobody asks")
+        }
+
+        fn end(&self, _: Problem) {
+            self.ended.fetch_add(1, Relaxed);
+        }
+
+        fn recheck(self: Arc<Self>) -> BoxFuture<'static, ()> {
+            unreachable!("nobody asks")
+        }
+
+        fn refresh_groups(self: Arc<Self>) -> BoxFuture<'static, ()> {
+            unreachable!("nobody asks")
+        }
+    }
+
+    /// A node that was away hears of thousands, while others wait.
+    #[test]
+    fn sessions_are_held_against_many_bans_at_once() {
+        const MANY: usize = 1_000;
+        let registry = Registry::new(MANY);
+        let looked = Arc::<AtomicUsize>::default();
+        let sessions: Vec<_> = (0..MANY)
+            .map(|number| {
+                let guard = registry
+                    .enter(Mailbox::new(MailboxConfig::default()))
+                    .unwrap();
+                assert!(guard.let_in("s"));
+                let session = Arc::new(Counting {
+                    user: number.to_string(),
+                    looked: Arc::clone(&looked),
+                    ended: AtomicUsize::new(0),
+                });
+                guard.logged_in(&session);
+                (guard, session)
+            })
+            .collect();
+        let now = SystemTime::now();
+        // Half of them are of users who are here; one is over.
+        let over = Ban {
+            until: Some(now - Duration::from_secs(1)),
+            reason: Box::default(),
+        };
+        let lasting = Ban {
+            until: None,
+            ..over.clone()
+        };
+        let changes: Vec<_> = (0..MANY)
+            .map(|number| {
+                let ban = if number == 0 { &over } else { &lasting };
+                Change {
+                    subject: Subject::user(&(number * 2).to_string()).unwrap(),
+                    stamp: Some(1),
+                    ban: Some(ban.clone()),
+                }
+            })
+            .collect();
+        let applied = registry.hear_of_bans(&changes);
+        let is_done = |applied: &Applied| matches!(applied, Applied::Done(_));
+        assert_eq!(applied.len(), MANY);
+        assert!(applied.iter().all(is_done));
+        assert_eq!(looked.load(Relaxed), MANY);
+        for (number, (_, session)) in sessions.iter().enumerate() {
+            let is_banned = number > 0 && number.is_multiple_of(2);
+            let ended = session.ended.load(Relaxed);
+            assert_eq!(ended, usize::from(is_banned), "{number}");
+        }
+        // Nothing new: nobody is looked at.
+        registry.hear_of_bans(&changes);
+        assert_eq!(looked.load(Relaxed), MANY);
+    }
 
     /// Of two logins of a user at the same time, one finds the other before that is done.
     #[test]

@@ -64,8 +64,8 @@ impl Sessions for Fake {
         (Applied::Done(change.clone()), self.sessions)
     }
 
-    fn hear_of_ban(&self, change: &Change) -> Applied {
-        Applied::Done(change.clone())
+    fn hear_of_bans(&self, changes: &[Change]) -> Vec<Applied> {
+        changes.iter().cloned().map(Applied::Done).collect()
     }
 
     fn bans(&self) -> Vec<Change> {

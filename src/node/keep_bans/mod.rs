@@ -18,7 +18,7 @@ use super::{
     registry::Registry,
 };
 use crate::{
-    control::{Applied, Ban, Change, Sessions, Subject},
+    control::{Ban, Change, Subject, learn_bans},
     presence::{PresenceError, Record, Records},
     telemetry::{self, RefusedAt},
 };
@@ -138,21 +138,14 @@ impl Mirror {
             }
             self.version = read.version;
             self.stamps.clear();
-            let mut count = 0_usize;
+            let mut changes = Vec::new();
             for record in readable {
-                let Ok(change) = Change::from_json(&record.value) else {
-                    continue;
-                };
-                let applied = registry.hear_of_ban(&change);
-                if applied == Applied::Full {
-                    telemetry::bans_full(&change.subject);
+                if let Ok(change) = Change::from_json(&record.value) {
+                    changes.push(change);
+                    self.stamps.insert(record.key, record.stamp);
                 }
-                count = count.saturating_add(usize::from(matches!(applied, Applied::Done(_))));
-                self.stamps.insert(record.key, record.stamp);
             }
-            if count > 0 {
-                telemetry::bans_heard("Redis", count);
-            }
+            learn_bans(registry, "Redis", &changes);
         }
         let changes = registry.bans.changes(SystemTime::now());
         let missing: Vec<_> = changes

@@ -5,7 +5,10 @@ use parking_lot::Mutex;
 use tokio::time::{advance, sleep};
 
 use super::*;
-use crate::presence::{MemoryRecords, RecordsRead};
+use crate::{
+    control::{Applied, Sessions},
+    presence::{MemoryRecords, RecordsRead},
+};
 
 /// Redis, which may be away, and may forget all.
 #[derive(Default)]
