@@ -11,7 +11,7 @@ use super::{
     answer::{Answer, Refusal, Reply, Request},
     presence::{check_name, no_session},
 };
-use crate::control::{Command, Report, Target, Unsubscribe};
+use crate::control::{Command, RecheckOff, Report, Target, Unsubscribe};
 
 /// The outcome of a command.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -158,7 +158,7 @@ pub(super) async fn kick_user(api: &Api, request: Request) -> Answer {
 pub(super) async fn recheck_session(api: &Api, request: Request) -> Answer {
     request.no_query()?;
     let target = Target::Session(request.name().into());
-    of_session(run(api, Command::Recheck(target)).await?)
+    of_session(recheck(api, target).await?)
 }
 
 /// Have the hook asked anew about all sessions of a user; those that it refuses end.
@@ -174,7 +174,16 @@ pub(super) async fn recheck_session(api: &Api, request: Request) -> Answer {
 pub(super) async fn recheck_user(api: &Api, request: Request) -> Answer {
     request.no_query()?;
     let target = Target::User(request.name().into());
-    Reply::ok(&run(api, Command::Recheck(target)).await?)
+    Reply::ok(&recheck(api, target).await?)
+}
+
+/// Where this node cannot ask again, others cannot, for they are configured alike; and only a node
+/// with such a session would say so.
+async fn recheck(api: &Api, target: Target) -> Result<Outcome, Refusal> {
+    if api.services.settings().recheck.is_none() {
+        return Err(Refusal::new(StatusCode::CONFLICT, RecheckOff.to_string()));
+    }
+    run(api, Command::Recheck(target)).await
 }
 
 /// Forget what the hook permitted to a user, instead of remembering it for `auth.cache_ttl`.

@@ -621,11 +621,11 @@ async fn run(link: &ControlLink, shared: &ControlShared, envelope: Envelope) {
         let cause = format!("{} of {} came too late", command.name(), command.subject());
         return telemetry::control_ignored(&cause);
     }
-    let begun = shared.begin(command, envelope.late(now)).await;
-    let effect = begun.unwrap_or_else(|error| {
-        telemetry::control_ignored(&error.to_string());
-        Effect::Known(0)
-    });
+    let effect = match shared.begin(command, envelope.late(now)).await {
+        Ok(effect) => effect,
+        // Without an answer: "no hits" would say that nobody is here whom it is about.
+        Err(error) => return telemetry::control_ignored(&error.to_string()),
+    };
     let link = link.clone();
     match effect {
         Effect::Known(_) => told(link, envelope, effect).await,

@@ -153,6 +153,7 @@ struct Fake {
     /// The sessions that were to be replaced.
     replaced: Mutex<Vec<String>>,
     bans: Mutex<Vec<Change>>,
+    is_recheck_off: AtomicBool,
     /// How often others asked for its bans.
     asked: AtomicUsize,
     /// The subjects of the bans that it heard of.
@@ -176,7 +177,10 @@ impl Sessions for Fake {
     }
 
     fn recheck(&self, _: &Target) -> Result<usize, RecheckOff> {
-        Ok(0)
+        match self.is_recheck_off.load(Relaxed) {
+            true => Err(RecheckOff),
+            false => Ok(0),
+        }
     }
 
     fn forget(&self) {}
@@ -420,6 +424,21 @@ async fn a_node_that_lost_commands_asks_for_bans() {
     }
     sleep(minute).await;
     assert_eq!(a.asked(), 1);
+}
+
+/// Its sessions may be those that are meant.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_cannot_ask_again_gives_no_answer() {
+    let listeners = Listeners::default();
+    let [a, _b, c] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+        Node::start("c", &listeners).await,
+    ];
+    c.fake.is_recheck_off.store(true, Relaxed);
+    let recheck = Command::Recheck(Target::User("alice".into()));
+    let report = a.control.run(recheck).await.unwrap();
+    assert_eq!(report.nodes, [("a".into(), 0), ("b".into(), 0)]);
 }
 
 /// Without a presence that all share, nobody else knows which nodes there are.

@@ -305,6 +305,21 @@ async fn on_command_the_hook_is_asked_at_once() {
     there.expect_error("access_refused").await;
 }
 
+/// Nothing is kept to ask with. The node that is asked has none of her sessions.
+#[tokio::test]
+async fn a_node_that_does_not_ask_again_says_so() {
+    let (_vhost, [one, other]) = two(|builder| builder).await;
+    let (_there, connected) = connect(&other, USER, &[]).await;
+    let user = format!("POST /api/v1/users/{USER}/recheck");
+    let session = format!("POST /api/v1/sessions/{}/recheck", session(&connected));
+    for path in [&user, &session] {
+        let (status, answer) = one.gateway.api(path, None).await;
+        assert_eq!(status, 409, "{path}: {answer}");
+        let error = answer.to_string();
+        assert!(error.contains("[auth] recheck is off"), "{error}");
+    }
+}
+
 /// A permission that is remembered for an hour, and forgotten on command.
 #[tokio::test]
 async fn what_is_remembered_of_a_user_is_forgotten_on_command() {
