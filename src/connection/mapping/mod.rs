@@ -473,7 +473,7 @@ fn check_redelivery(
 }
 
 /// The queue of a subscription to an exchange or topic: gone with its consumer, unless headers
-/// say otherwise.
+/// say otherwise, and there is a name by which somebody can come back to it.
 fn subscription_queue(
     destination: &Destination,
     fields: &Fields<'_>,
@@ -493,7 +493,7 @@ fn subscription_queue(
         }
         None => {
             let name = own_queues::subscription_queue(&unique.to_be_bytes());
-            return Ok(own_queue(name, auto_delete, arguments));
+            return Ok(own_queue(name, arguments));
         }
     };
     Ok(QueueSpec {
@@ -505,15 +505,12 @@ fn subscription_queue(
     })
 }
 
-/// A passing queue whose name nobody else can know. It ends with the gateway's link, so it is the
-/// link's: a transient queue that is nobody's is what RabbitMQ 4 may be configured to refuse. And
-/// it says all of itself, or the defaults and policies of a virtual host would decide: a quorum
-/// queue cannot be transient, and one that rejects what is too much would lose silently.
-fn own_queue(
-    name: Box<str>,
-    auto_delete: bool,
-    mut arguments: Vec<(Box<str>, Argument)>,
-) -> QueueSpec {
+/// A passing queue whose name nobody else can know. It ends with its consumer, for nobody could
+/// consume or delete it afterwards. It ends with the gateway's link, so it is the link's: a
+/// transient queue that is nobody's is what RabbitMQ 4 may be configured to refuse. And it says all
+/// of itself, or the defaults and policies of a virtual host would decide: a quorum queue cannot be
+/// transient, and one that rejects what is too much would lose silently.
+fn own_queue(name: Box<str>, mut arguments: Vec<(Box<str>, Argument)>) -> QueueSpec {
     for (argument, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
         if !arguments.iter().any(|(name, _)| &**name == argument) {
             arguments.push((argument.into(), Argument::Text(value.into())));
@@ -523,7 +520,7 @@ fn own_queue(
         name,
         durable: false,
         exclusive: true,
-        auto_delete,
+        auto_delete: true,
         arguments,
     }
 }
@@ -613,7 +610,7 @@ pub fn is_foreign(
 #[must_use]
 pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
     Consume {
-        queue: own_queue(own_queues::temp_queue(unique), true, Vec::new()),
+        queue: own_queue(own_queues::temp_queue(unique), Vec::new()),
         declare: true,
         binding: None,
         binding_arguments: Vec::new(),

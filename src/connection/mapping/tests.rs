@@ -435,6 +435,14 @@ fn subscriptions_to_exchanges_have_passing_queues() {
     for destination in ["/topic/a", "/queue/a"] {
         assert!(own_queue(destination, &headers).queue.auto_delete);
     }
+    // Nobody could come back to it, nor delete it.
+    let kept = [("auto-delete", "false"), ("x-expires", "4000000000")];
+    for headers in [&kept[..1], &kept] {
+        let nameless = own_queue("/topic/a", headers).queue;
+        assert!(nameless.auto_delete && nameless.exclusive, "{headers:?}");
+    }
+    let named = [("auto-delete", "false"), ("x-queue-name", "mine")];
+    assert!(!own_queue("/topic/a", &named).queue.auto_delete);
 }
 
 /// With any default queue type and policies of the virtual host.

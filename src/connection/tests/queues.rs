@@ -101,6 +101,25 @@ async fn an_exclusive_queue_has_all_subscriptions_of_its_connection() {
     other.subscribe("1", "/queue/q", "exclusive:true\n").await;
 }
 
+/// Nobody else can know its name. It would fill, and then stop all who publish to its key.
+#[tokio::test(start_paused = true)]
+async fn a_queue_without_a_name_goes_with_its_client() {
+    const MANDATORY: &str = "SEND\ndestination:/topic/a\nmandatory:true\nreceipt:s\n\nx\0";
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    let headers = "auto-delete:false\n";
+    client.subscribe("1", "/topic/a", headers).await;
+    let mut other = Client::connect(&house).await;
+    other.send(MANDATORY);
+    other.expect_receipt("s").await;
+    client.expect_message("x").await;
+    client.send("DISCONNECT\n\n\0");
+    client.expect_end().await;
+    settle().await;
+    other.send(MANDATORY);
+    other.expect_error("message not published").await;
+}
+
 /// The message is not lost: the queue is made once more, as it was.
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_went_with_its_subscription_is_declared_as_it_was() {
