@@ -13,8 +13,10 @@
 //! go of it, and then locks one queue after the other.
 //!
 //! Differences from RabbitMQ: a message whose time is up goes (to its dead-letter exchange) when
-//! it comes to the queue's head and a consumer could take it, or room is needed; headers exchanges,
-//! `x-expires`, priorities of messages, quorum queues and streams are missing, and are refused.
+//! it comes to the queue's head and a consumer could take it, or room is needed; a queue has a
+//! bound in bytes, beyond which it drops its oldest messages if it is one that drops any, and else
+//! refuses new ones; headers exchanges, `x-expires`, priorities of messages, quorum queues and
+//! streams are missing, and are refused.
 
 mod consumer;
 mod dead;

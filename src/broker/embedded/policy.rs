@@ -17,6 +17,8 @@ pub(super) struct Policy {
     pub(super) most_bytes: Option<usize>,
     /// `x-overflow` is `reject-publish`.
     pub(super) rejects: bool,
+    /// `x-overflow` is `drop-head`.
+    says_drop_head: bool,
     /// `x-message-ttl`.
     pub(super) ttl: Option<Duration>,
 }
@@ -53,18 +55,23 @@ impl Policy {
                 "x-max-length" => policy.most = Some(number()?),
                 "x-max-length-bytes" => policy.most_bytes = Some(number()?),
                 "x-message-ttl" => policy.ttl = Some(Duration::from_millis(number()? as u64)),
-                "x-overflow" => {
-                    policy.rejects = match &**text()? {
-                        "drop-head" => false,
-                        "reject-publish" => true,
-                        _ => return Err(unsupported(name, value)),
-                    }
-                }
+                "x-overflow" => match &**text()? {
+                    "drop-head" => policy.says_drop_head = true,
+                    "reject-publish" => policy.rejects = true,
+                    _ => return Err(unsupported(name, value)),
+                },
                 "x-queue-type" if **text()? == *"classic" => {}
                 _ => return Err(unsupported(name, value)),
             }
         }
         Ok(policy)
+    }
+
+    /// Whether the oldest messages go where there is no room: it was asked for, or the queue has a
+    /// bound for which that is the default. Of a queue without any of that RabbitMQ loses nothing.
+    pub(super) fn drops_head(&self) -> bool {
+        let is_bounded = self.most.is_some() || self.most_bytes.is_some();
+        self.says_drop_head || is_bounded && !self.rejects
     }
 
     /// True if a queue of so many messages and bytes is longer than it may be.

@@ -166,19 +166,32 @@ impl Queue {
             if state.ended {
                 return Err(Refused::Ended);
             }
-            if state.held_bytes.saturating_add(bytes) > self.most_bytes {
+            let is_full =
+                |state: &QueueState| state.held_bytes.saturating_add(bytes) > self.most_bytes;
+            let is_over = |state: &QueueState| {
+                let messages = state.ready.len().saturating_add(1);
+                let ready_bytes = state.ready_bytes.saturating_add(bytes);
+                self.policy.is_over(messages, ready_bytes)
+            };
+            if is_full(&state) || is_over(&state) {
                 self.drop_expired(&mut state, dead);
             }
-            let messages = state.ready.len().saturating_add(1);
-            let ready_bytes = state.ready_bytes.saturating_add(bytes);
-            let rejected = self.policy.rejects && self.policy.is_over(messages, ready_bytes);
-            if rejected || state.held_bytes.saturating_add(bytes) > self.most_bytes {
+            let is_rejected = self.policy.rejects && is_over(&state);
+            if is_rejected || is_full(&state) && !self.policy.drops_head() {
                 return Err(Refused::Denied);
+            }
+            while is_full(&state) {
+                let Some(entry) = state.take_first() else {
+                    // All else is unsettled. Other queues have the message; this one has no room.
+                    self.bury(message, hops, Reason::MaxLen, dead);
+                    return Ok(());
+                };
+                self.give_up(&mut state, entry, Reason::MaxLen, dead);
             }
             let number = state.next_number;
             state.next_number = number.wrapping_add(1);
             state.held_bytes = state.held_bytes.saturating_add(bytes);
-            state.ready_bytes = ready_bytes;
+            state.ready_bytes = state.ready_bytes.saturating_add(bytes);
             state.ready.push_back(QueueEntry {
                 number,
                 message,
@@ -260,11 +273,16 @@ impl Queue {
         dead: &mut Vec<DeadLetter>,
     ) {
         state.let_go(&entry);
+        self.bury(entry.message, entry.hops, reason, dead);
+    }
+
+    /// Sends a message to the dead-letter exchange, if there is one.
+    fn bury(&self, message: Arc<Message>, hops: u8, reason: Reason, dead: &mut Vec<DeadLetter>) {
         if let Some(exchange) = &self.policy.dead_letters {
             dead.extend(DeadLetter::new(
-                entry.message,
+                message,
                 reason,
-                entry.hops,
+                hops,
                 &self.spec.name,
                 exchange,
                 self.policy.dead_letter_key.as_deref(),

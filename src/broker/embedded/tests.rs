@@ -133,6 +133,54 @@ fn a_full_queue_says_so() {
     assert_eq!(send(&*vhost, large()), Ok(()));
 }
 
+/// All others who listen to its key have got the message.
+#[test]
+fn a_client_that_acknowledges_nothing_stops_nobody() {
+    let broker = Embedded::new([]).with_queue_bytes(10_000);
+    let vhost = open(&broker);
+    let passing = [
+        ("x-overflow", text("drop-head")),
+        ("x-dead-letter-exchange", text("")),
+        ("x-dead-letter-routing-key", text("dead")),
+    ];
+    for queue in [queue("q", &passing), queue("dead", &[])] {
+        now(vhost.declare_queue(&queue)).unwrap();
+    }
+    let large = |number: u8| message("", "q", vec![number; 4_000]);
+    let numbers = |inbox: &Inbox| -> Vec<u8> {
+        let bodies = inbox.bodies();
+        bodies.iter().map(|body| body[0]).collect()
+    };
+    for number in 1..=3 {
+        assert_eq!(send(&*vhost, large(number)), Ok(()));
+    }
+    let (inbox, consumer) = read(&*vhost, "q");
+    assert_eq!(numbers(&inbox), [2, 3]);
+    // All that it has is unsettled.
+    assert_eq!(send(&*vhost, large(4)), Ok(()));
+    assert_eq!(numbers(&inbox), [2, 3]);
+    let tag = inbox.0.lock()[0].tag;
+    now(consumer.settle(tag, false, Verdict::Accept)).unwrap();
+    assert_eq!(send(&*vhost, large(5)), Ok(()));
+    assert_eq!(numbers(&inbox), [2, 3, 5]);
+    assert_eq!(numbers(&read(&*vhost, "dead").0), [1, 4]);
+}
+
+/// Nobody would ever get them; so they keep nobody out.
+#[test]
+fn messages_whose_time_is_up_take_no_room() {
+    let vhost = open(&Embedded::new([]));
+    let brief = [
+        ("x-message-ttl", Argument::Number(0)),
+        ("x-max-length", Argument::Number(1)),
+        ("x-overflow", text("reject-publish")),
+    ];
+    now(vhost.declare_queue(&queue("q", &brief))).unwrap();
+    for body in ["1", "2"] {
+        assert_eq!(send(&*vhost, message("", "q", body)), Ok(()));
+    }
+}
+
 #[test]
 fn what_is_not_there_is_refused_by_name() {
     let vhost = open(&Embedded::new([]));
