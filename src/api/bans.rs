@@ -301,7 +301,7 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
 /// The nodes that hold to a change: Redis tells all of them, or each asks the others when it
 /// begins to listen.
 fn reach(
-    recorded: &Option<Result<(), crate::presence::PresenceError>>,
+    recorded: &Option<Result<(), Box<str>>>,
     leaves_nobody_out: bool,
     untold: Option<Box<str>>,
 ) -> (Reach, Option<String>) {
@@ -340,11 +340,10 @@ fn shown(subject: &Subject, since: SystemTime, ban: &control::Ban) -> Ban {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::presence::PresenceError;
 
     #[test]
     fn a_ban_that_others_may_never_hear_of_says_so() {
-        let away = || Some(Err(PresenceError::Unavailable("away".into())));
+        let away = || Some(Err(Box::<str>::from("away")));
         let untold = || Some(Box::from("no exchange"));
         for (recorded, leaves_nobody_out, untold, reach_is_all, says) in [
             (Some(Ok(())), true, None, true, None),

@@ -31,11 +31,11 @@ pub struct RecordsRead {
 /// it anew.
 pub trait Records: Send + Sync + 'static {
     /// Writes records, each unless a newer one or the same is there. Beyond the bound of the
-    /// store a new key is passed over.
+    /// store new keys are passed over; how many were.
     ///
     /// # Errors
     /// [`PresenceError::Unavailable`]: some may be written.
-    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>>;
+    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<usize, PresenceError>>;
 
     /// Removes these very records: one with another stamp stays.
     ///
@@ -74,13 +74,18 @@ impl MemoryRecords {
 pub(super) const MOST_RECORDS: usize = 20_000;
 
 impl Records for MemoryRecords {
-    fn put<'a>(&'a self, new: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+    fn put<'a>(&'a self, new: &'a [Record]) -> BoxFuture<'a, Result<usize, PresenceError>> {
+        let mut passed_over = 0_usize;
         self.change(|records| {
             let mut has_changed = false;
             for record in new {
                 let is_taken = match records.get(&record.key) {
                     Some(known) => known.stamp < record.stamp,
-                    None => records.len() < MOST_RECORDS,
+                    None if records.len() < MOST_RECORDS => true,
+                    None => {
+                        passed_over = passed_over.saturating_add(1);
+                        false
+                    }
                 };
                 if is_taken {
                     records.insert(record.key.clone(), record.clone());
@@ -89,7 +94,7 @@ impl Records for MemoryRecords {
             }
             has_changed
         });
-        async { Ok(()) }.boxed()
+        async move { Ok(passed_over) }.boxed()
     }
 
     fn remove<'a>(&'a self, old: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {

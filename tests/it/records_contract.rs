@@ -196,12 +196,14 @@ async fn records_are_bounded<F: Fixture>() {
     let many: Vec<_> = (0..MemoryRecords::MOST + 3)
         .map(|number| record(&number.to_string(), 1, "x"))
         .collect();
+    let mut passed_over = 0;
     for some in many.chunks(500) {
-        records.put(some).await.unwrap();
+        passed_over += records.put(some).await.unwrap();
     }
+    assert_eq!(passed_over, 3);
     assert_eq!(all(&*records).await.records.len(), MemoryRecords::MOST);
     // One that is there can be changed.
-    records.put(&[record("0", 2, "new")]).await.unwrap();
+    assert_eq!(records.put(&[record("0", 2, "new")]).await, Ok(0));
     let read = all(&*records).await.records;
     assert_eq!(
         (read.len(), &*read[0].value),

@@ -68,13 +68,19 @@ impl Registry {
         let _ = self.bans.records.set(records);
     }
 
-    /// Writes a change down for all nodes; `None`: there is no place for it.
+    /// Writes a change down for all nodes; `None`: they share no records.
     ///
     /// # Errors
-    /// It could not be written now. It will be, when that is possible.
-    pub async fn record_ban(&self, change: &Change) -> Option<Result<(), PresenceError>> {
+    /// Why it could not be written now. It will be, when that is possible.
+    pub async fn record_ban(&self, change: &Change) -> Option<Result<(), Box<str>>> {
         let records = self.bans.records.get()?;
-        Some(records.put(&[record(change)]).await)
+        Some(match records.put(&[record(change)]).await {
+            Ok(0) => Ok(()),
+            Ok(_) => {
+                Err("it holds as many bans, and liftings of the last week, as it takes".into())
+            }
+            Err(error) => Err(error.to_string().into()),
+        })
     }
 }
 
@@ -157,8 +163,13 @@ impl Mirror {
                     .is_none_or(|known| *known < record.stamp)
             })
             .collect();
+        let mut passed_over = 0_usize;
         for some in missing.chunks(AT_A_TIME) {
-            records.put(some).await?;
+            passed_over = passed_over.saturating_add(records.put(some).await?);
+        }
+        // They are tried again when something has changed there.
+        if passed_over > 0 {
+            telemetry::bans_full(&format!("{passed_over} bans in Redis"));
         }
         let stamps = missing.into_iter().map(|record| (record.key, record.stamp));
         self.stamps.extend(stamps);

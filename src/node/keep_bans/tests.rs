@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     control::{Applied, Sessions},
     presence::{MemoryRecords, RecordsRead},
+    telemetry::capture::Capture,
 };
 
 /// Redis, which may be away, and may forget all.
@@ -27,7 +28,7 @@ impl Store {
 }
 
 impl Records for Store {
-    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<usize, PresenceError>> {
         async move { self.call()?.put(records).await }.boxed()
     }
 
@@ -151,6 +152,39 @@ async fn a_record_after_which_nothing_could_come_goes() {
     let records = store.read(None).await.unwrap().unwrap().records;
     assert_eq!(records.len(), 2, "{records:?}");
     assert!(records.iter().all(|record| Change::is_stamp(record.stamp)));
+}
+
+/// Whoever bans is told, for nodes that start later do not learn of it.
+#[tokio::test(start_paused = true)]
+async fn a_ban_for_which_redis_has_no_room_is_an_error() {
+    let log = Capture::start();
+    let store = Arc::new(Store::default());
+    let others: Vec<_> = (0..MemoryRecords::MOST)
+        .map(|number| Record {
+            key: number.to_string().into(),
+            stamp: 1,
+            value: b"not a ban".as_slice().into(),
+        })
+        .collect();
+    assert_eq!(store.put(&others).await, Ok(0));
+    let one = node(&store);
+    set(&one, "alice", true);
+    let recorded = async || {
+        let change = one.bans().changes(SystemTime::now()).pop().unwrap();
+        one.record_ban(&change).await.unwrap()
+    };
+    assert!(recorded().await.is_err());
+    look().await;
+    let text = log.text();
+    let full = text.lines().filter(|line| line.contains("ban not taken"));
+    assert_eq!(full.count(), 1, "{text}");
+    // It is written when there is room.
+    store.remove(&others[..1]).await.unwrap();
+    look().await;
+    assert_eq!(recorded().await, Ok(()));
+    let two = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(is_banned(&two, "alice"));
 }
 
 /// Each in its own time, and none brings it back.

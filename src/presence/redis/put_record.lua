@@ -7,13 +7,13 @@
 -- ARGV[4]  the hash's version from then on, which stands in the field without a name
 -- ARGV[5]  how many records there may be
 --
--- Returns 1 if it is written, else 0.
+-- Returns 1 if there is no room for it, else 0.
 
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known then
   if tonumber(string.match(known, '^%d+')) >= tonumber(ARGV[2]) then return 0 end
 elseif redis.call('HLEN', KEYS[1]) > tonumber(ARGV[5]) then
-  return 0
+  return 1
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ' ' .. ARGV[3], '', ARGV[4])
-return 1
+return 0

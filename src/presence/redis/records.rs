@@ -20,16 +20,17 @@ impl RedisRecords {
 }
 
 impl Records for RedisRecords {
-    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<usize, PresenceError>> {
         async move {
             let mut pipe = Pipeline::new();
             for record in records {
                 script::put_record(&mut pipe, Keys::bans(), record, &version(), MOST_RECORDS);
             }
             if pipe.is_empty() {
-                return Ok(());
+                return Ok(0);
             }
-            self.connections.call::<()>(Keys::bans(), &pipe).await
+            let passed_over: Vec<usize> = self.connections.call(Keys::bans(), &pipe).await?;
+            Ok(passed_over.into_iter().fold(0, usize::saturating_add))
         }
         .boxed()
     }

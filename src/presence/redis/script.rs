@@ -324,7 +324,8 @@ pub(super) fn user(pipe: &mut Pipeline, keys: &Keys, user: &str, most: usize) {
     command.arg(keys.user(user)).arg(most);
 }
 
-/// Puts a record into the hash of that name: see [`PUT_RECORD`].
+/// Puts a record into the hash of that name: see [`PUT_RECORD`]. The answer is 1 if there is no
+/// room.
 pub(super) fn put_record(
     pipe: &mut Pipeline,
     hash: &str,
@@ -334,7 +335,7 @@ pub(super) fn put_record(
 ) {
     let command = pipe.cmd("EVAL").arg(code(PUT_RECORD)).arg(1).arg(hash);
     command.arg(&*record.key).arg(record.stamp);
-    command.arg(&*record.value).arg(version).arg(most).ignore();
+    command.arg(&*record.value).arg(version).arg(most);
 }
 
 /// Takes a record out of the hash of that name: see [`REMOVE_RECORD`].
