@@ -24,6 +24,7 @@ use super::{
     declared::Declared,
     mapping::{self, Sent},
     online, perform, renewal,
+    rights::Subscriptions,
     route::{Route, Routes},
     settling,
     withdrawing::Withdrawing,
@@ -88,7 +89,7 @@ impl Operations {
 
     /// True without operations under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.work.is_none()
+        self.work.as_deref().is_none_or(Work::is_idle)
     }
 
     /// The last operation under way, as far as order matters.
@@ -133,8 +134,7 @@ impl Operations {
                 return false;
             }
         }
-        let is_done = |work: &Work| work.is_empty() && work.withdrawing.is_empty();
-        if self.work.as_deref().is_some_and(is_done) {
+        if self.work.as_deref().is_some_and(Work::is_over) {
             self.work = None;
         }
         true
@@ -180,7 +180,7 @@ impl Operations {
                 perform::perform(context, operation, tasks, ahead).boxed()
             }
             Action::Renew(operation, ask) => {
-                let rights = self.routes.rights();
+                let rights = self.rights_to_renew();
                 renewal::renew(context, operation, ask, rights).boxed()
             }
             // The loop does the others itself; and what a later session may ask for is not known
@@ -423,15 +423,22 @@ impl Operations {
             Done::Accepted(operation, until, asking) => {
                 session.handle_renewal_accepted(operation, until);
                 let work = self.work.get_or_insert_default();
+                // By other credentials it asks about all.
+                work.stop_asking();
                 work.begin(Some(operation), asking);
             }
-            Done::Renewed(operation, outcome) => {
-                // What the client has no right to any more ends here, at the broker too.
-                for (subscription, _) in outcome.iter().flat_map(|renewed| &renewed.lost) {
-                    self.withdraw(*subscription, context);
-                }
-                online::renewed(context);
+            Done::Renewed(operation, outcome, rest) => {
+                let lost = outcome.iter().flat_map(|renewed| &renewed.lost);
+                self.withdraw_lost(lost, context);
                 renewed(session, now, operation, outcome);
+                self.ask_later(rest, context);
+            }
+            Done::AskedLater(mut lost, rest) => {
+                // Its client may have ended one meanwhile.
+                lost.retain(|(id, _)| self.routes.is_open(*id));
+                self.withdraw_lost(&lost, context);
+                session.handle_lost(now, lost);
+                self.ask_later(rest, context);
             }
             Done::Subscribed(operation, subscription, outcome) => {
                 let outcome = outcome.map(|(route, told)| {
@@ -511,6 +518,46 @@ impl Operations {
     pub(super) fn find_groups(&mut self, context: &Arc<Context>, device: Option<Box<Device>>) {
         let groups = perform::groups(Arc::clone(context), device);
         self.work.get_or_insert_default().beside(groups.boxed());
+    }
+
+    /// What the subscriptions needed rights for, in the order in which a renewal asks: it goes on where
+    /// the one before has come to, so that all have their turn however often the client renews.
+    fn rights_to_renew(&self) -> Subscriptions {
+        let mut rights = self.routes.rights();
+        if let Some(first) = self.work.as_deref().and_then(Work::asks_later) {
+            let before = rights.partition_point(|(id, _)| *id < first);
+            rights.rotate_left(before);
+        }
+        rights
+    }
+
+    /// Subscriptions that a renewal takes from the client end here, at the broker too.
+    fn withdraw_lost<'a>(
+        &mut self,
+        lost: impl IntoIterator<Item = &'a (SubscriptionId, Problem)>,
+        context: &Context,
+    ) {
+        for (subscription, problem) in lost {
+            telemetry::refused(RefusedAt::Session, problem.error_code());
+            self.withdraw(*subscription, context);
+        }
+    }
+
+    /// Has the rest of a renewal's questions asked, beside all else. Without any it is over.
+    fn ask_later(&mut self, mut rest: Subscriptions, context: &Arc<Context>) {
+        rest.retain(|(id, _)| self.routes.is_open(*id));
+        if let Some((first, _)) = rest.first() {
+            let first = *first;
+            let asking = renewal::ask_later(Arc::clone(context), rest);
+            let work = self.work.get_or_insert_default();
+            work.ask_later(first, asking.boxed());
+        } else if self
+            .work
+            .as_ref()
+            .is_none_or(|work| work.asks_later().is_none())
+        {
+            online::renewed(context);
+        }
     }
 
     fn forget_echoes(&mut self, operation: OperationId) {
@@ -670,7 +717,7 @@ fn finish(session: &mut Session, now: Instant, operation: OperationId, outcome: 
     count_denial(session, before, denial);
 }
 
-/// The same for a renewal, by which subscriptions may have ended, too.
+/// The same for a renewal.
 fn renewed(
     session: &mut Session,
     now: Instant,
@@ -678,9 +725,6 @@ fn renewed(
     outcome: Result<Renewed, Problem>,
 ) {
     let denial = outcome.as_ref().err().map(Problem::error_code);
-    for (_, problem) in outcome.iter().flat_map(|renewed| &renewed.lost) {
-        telemetry::refused(RefusedAt::Session, problem.error_code());
-    }
     let before = session.denials();
     session.handle_renewed(now, operation, outcome);
     count_denial(session, before, denial);

@@ -83,7 +83,8 @@ impl<'a> Permissions<'a> {
         }
     }
 
-    /// The same for many wishes, of which some need the same right.
+    /// The same for many wishes, of which some need the same right. A question that had no turn at the
+    /// hook is a [`Problem::PermissionUnavailable`]: whoever asks comes back to it.
     pub(super) fn again_for_many(context: &'a Context, identity: &'a Identity) -> Self {
         Self {
             asked: Some(Mutex::default()),
@@ -271,6 +272,11 @@ impl<'a> Permissions<'a> {
         } else {
             match self.asks {
                 Asks::Again => match self.ask_anew(&access).await {
+                    Err(Refusal::Busy) if self.asked.is_some() => {
+                        return Err(Problem::PermissionUnavailable {
+                            detail: Box::default(),
+                        });
+                    }
                     // The hook's fault is in the log.
                     Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => Ok(()),
                     answer => answer,

@@ -2,9 +2,11 @@
 //!
 //! They must be the same user's, on the same virtual host. From then on the new rights and the new
 //! end of the login count; then each subscription is asked about again. One whose right is gone ends,
-//! and no other.
+//! and no other. The client waits for the answers that come in time; the others are asked for after
+//! its RECEIPT, so that no number of subscriptions and no slow hook keeps a right that is gone.
 
 use std::{
+    collections::HashSet,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +20,7 @@ use super::{
     context::{Context, Identity},
     login,
     permission::Permissions,
-    rights::Right,
+    rights::Subscriptions,
     work::Done,
 };
 use crate::{
@@ -31,15 +33,20 @@ use crate::{
 /// In the same words whichever it is: the client must not learn that it has guessed a password.
 const NOT_TAKEN: &str = "the token does not count, or is another user's";
 
-/// Subscriptions that are asked about side by side.
-const AT_ONCE: usize = 8;
+/// Subscriptions that are asked about side by side: fewer than a user has turns at the hook, for its
+/// other sessions ask, too.
+const AT_ONCE: usize = 2;
+
+/// Subscriptions that are asked about in one go after the RECEIPT. Those that are refused end when
+/// all have their answers.
+const IN_ONE_GO: usize = 16;
 
 /// Renews the login. `rights` are what the client's subscriptions needed.
 pub(super) async fn renew(
     context: Arc<Context>,
     operation: OperationId,
     ask: Box<Renew>,
-    rights: Vec<(SubscriptionId, Right)>,
+    rights: Subscriptions,
 ) -> Done {
     match try_to_renew(&context, *ask).await {
         Ok(accepted) => {
@@ -49,7 +56,7 @@ pub(super) async fn renew(
         }
         Err(problem) => {
             telemetry::renewal_refused(&context.info(), &problem.to_string());
-            Done::Renewed(operation, Err(problem))
+            Done::Renewed(operation, Err(problem), Subscriptions::new())
         }
     }
 }
@@ -78,47 +85,67 @@ async fn try_to_renew(context: &Context, ask: Renew) -> Result<Accepted, Problem
     })
 }
 
-/// Asks about each subscription again, and about the groups.
+/// Asks about each subscription again, as far as there is time, and about the groups.
 async fn ask_again(
     context: Arc<Context>,
     operation: OperationId,
     accepted: Accepted,
-    rights: Vec<(SubscriptionId, Right)>,
+    mut rights: Subscriptions,
 ) -> Done {
-    let lost = lost(&context, rights).await;
+    let deadline = after(context.settings().operation_timeout);
+    let lost = lost(&context, &mut rights, deadline).await;
     if accepted.is_token {
         // A token may have other groups.
         Arc::clone(&context).refresh_groups().await;
     }
     telemetry::login_renewed(&context.info(), lost.len());
     let until = accepted.until;
-    Done::Renewed(operation, Ok(Renewed { until, lost }))
+    Done::Renewed(operation, Ok(Renewed { until, lost }), rights)
 }
 
-/// The subscriptions whose right is gone, in their order. The client waits for it, so a question that
-/// has no answer in time takes nothing away, as one to a hook that is at fault.
+/// Asks about some of the subscriptions for which a renewal had no answer in time, and leaves the
+/// others.
+pub(super) async fn ask_later(context: Arc<Context>, mut rights: Subscriptions) -> Done {
+    let mut later = rights.split_off(rights.len().min(IN_ONE_GO));
+    // Each question has an end of its own.
+    let lost = lost(&context, &mut rights, after(Duration::MAX)).await;
+    later.append(&mut rights);
+    Done::AskedLater(lost, later)
+}
+
+/// The subscriptions whose right is gone, in their order. Those that have no answer by the deadline
+/// stay in `rights`, as those do for which there was no turn at the hook: by sessions of its own name
+/// a client could keep them all taken. A hook that is at fault takes nothing away.
 async fn lost(
     context: &Context,
-    rights: Vec<(SubscriptionId, Right)>,
+    rights: &mut Subscriptions,
+    deadline: tokio::time::Instant,
 ) -> Vec<(SubscriptionId, Problem)> {
     let Some(identity) = context.identity() else {
+        rights.clear();
         return Vec::new();
     };
     let permissions = &Permissions::again_for_many(context, identity);
     let asking = rights
+        .clone()
         .into_iter()
         .map(move |(subscription, right)| async move {
             let answer = permissions.right(&right).await;
             (subscription, answer)
         });
     let mut answers = pin!(stream::iter(asking).buffer_unordered(AT_ONCE));
-    let deadline = after(context.settings().operation_timeout);
+    let mut answered = HashSet::new();
     let mut lost = Vec::new();
     while let Ok(Some((subscription, answer))) = timeout_at(deadline, answers.next()).await {
-        if let Err(problem) = answer {
+        let is_answered = !matches!(answer, Err(Problem::PermissionUnavailable { .. }));
+        if is_answered {
+            answered.insert(subscription);
+        }
+        if is_answered && let Err(problem) = answer {
             lost.push((subscription, withdrawn(problem)));
         }
     }
+    rights.retain(|(subscription, _)| !answered.contains(subscription));
     lost.sort_unstable_by_key(|(subscription, _)| *subscription);
     lost
 }

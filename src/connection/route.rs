@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use stomp_session::SubscriptionId;
 
-use super::{rights::Right, rooms::Stay, stored::Kept};
+use super::{
+    rights::{Right, Subscriptions},
+    rooms::Stay,
+    stored::Kept,
+};
 use crate::{
     broker::{Consume, Consumer},
     hub::{DedicatedSink, SharedSubscription},
@@ -195,8 +199,8 @@ impl Routes {
         }
     }
 
-    /// What each subscription that has not ended needed a right for.
-    pub(super) fn rights(&self) -> Vec<(SubscriptionId, Right)> {
+    /// What each subscription that has not ended needed a right for, the oldest first.
+    pub(super) fn rights(&self) -> Subscriptions {
         let right = |route: &Route| match route {
             Route::Shared { shared, rare, .. } => {
                 let (exchange, pattern) = shared.source();
@@ -208,10 +212,20 @@ impl Routes {
                 (!route.has_ended).then(|| Right::Consume(Box::new(route.request.clone())))
             }
         };
-        let rights = self.0.iter();
+        let routes = self.0.iter();
+        let rights = routes.filter_map(|(id, route)| Some((*id, Arc::new(right(route)?))));
+        let mut rights: Subscriptions = rights.collect();
+        rights.sort_unstable_by_key(|(id, _)| *id);
         rights
-            .filter_map(|(id, route)| Some((*id, right(route)?)))
-            .collect()
+    }
+
+    /// Whether there is this subscription, and it has not ended.
+    pub(super) fn is_open(&self, subscription: SubscriptionId) -> bool {
+        match self.find(subscription) {
+            Some(Route::Shared { .. }) => true,
+            Some(Route::Dedicated(route)) => !route.has_ended,
+            None => false,
+        }
     }
 
     /// The subscriptions by which a message comes back that is published so: those to its key on a

@@ -23,6 +23,7 @@ use super::{
     context::{Context, Identity},
     echo::Echoes,
     mapping::{Asking, LookBack, Sending},
+    rights::Subscriptions,
     route::{Dedicated, Route},
     withdrawing::Withdrawing,
 };
@@ -41,8 +42,11 @@ pub(super) enum Done {
     Authenticated(Result<NewLogin, Problem>),
     /// The credentials of an [`Action::Renew`] count, until then; what is to be done before its answer.
     Accepted(OperationId, Option<StdInstant>, BoxFuture<'static, Done>),
-    /// The answer to [`Action::Renew`].
-    Renewed(OperationId, Result<Renewed, Problem>),
+    /// The answer to [`Action::Renew`]; the subscriptions that are to be asked about after it.
+    Renewed(OperationId, Result<Renewed, Problem>, Subscriptions),
+    /// Subscriptions that the client has no right to any more, as was found out after a renewal's
+    /// answer; those that are still to be asked about.
+    AskedLater(Vec<(SubscriptionId, Problem)>, Subscriptions),
     /// The answer to [`Action::Subscribe`].
     Subscribed(
         OperationId,
@@ -198,6 +202,8 @@ pub(super) struct Work {
     current_operation: Option<OperationId>,
     /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The questions that a renewal has left, and the first subscription that they are about.
+    asking_later: Option<(SubscriptionId, BoxFuture<'static, Done>)>,
     /// Settlements for which nobody waits: of `ack:auto` messages, and of those given up.
     accepting: Vec<BoxFuture<'static, ()>>,
     /// Messages to settle once it is known how.
@@ -299,6 +305,32 @@ impl Work {
             && !self.is_accepting()
     }
 
+    /// True without operations under way. Questions that a renewal has left may be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.withdrawing.is_empty()
+    }
+
+    /// True if there is nothing to come back to.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_idle() && self.asking_later.is_none()
+    }
+
+    /// Asks the questions that a renewal has left, beside all else.
+    pub(super) fn ask_later(&mut self, first: SubscriptionId, asking: BoxFuture<'static, Done>) {
+        self.asking_later = Some((first, asking));
+    }
+
+    /// The first subscription that such questions are about.
+    pub(super) fn asks_later(&self) -> Option<SubscriptionId> {
+        let asking = self.asking_later.as_ref();
+        asking.map(|(first, _)| *first)
+    }
+
+    /// Leaves them to another renewal.
+    pub(super) fn stop_asking(&mut self) {
+        self.asking_later = None;
+    }
+
     pub(super) fn is_accepting(&self) -> bool {
         !self.accepting.is_empty()
     }
@@ -322,6 +354,12 @@ impl Work {
         {
             self.current = None;
             self.current_operation = None;
+            return Poll::Ready(done);
+        }
+        if let Some((_, asking)) = &mut self.asking_later
+            && let Poll::Ready(done) = asking.poll_unpin(context)
+        {
+            self.asking_later = None;
             return Poll::Ready(done);
         }
         Poll::Pending

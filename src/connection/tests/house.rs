@@ -93,7 +93,9 @@ impl House {
             asked: Mutex::default(),
             denied: Mutex::default(),
             failing: Mutex::default(),
+            busy: Mutex::default(),
             held: Mutex::default(),
+            takes: Mutex::default(),
             groups: Mutex::default(),
             lifetime: Mutex::default(),
             named: Mutex::default(),
@@ -200,6 +202,10 @@ pub(super) struct Hook {
     asked: Mutex<Vec<String>>,
     denied: Mutex<Vec<String>>,
     failing: Mutex<Vec<String>>,
+    /// Questions that find no turn when they are asked next.
+    busy: Mutex<Vec<String>>,
+    /// How long each answer takes from now on.
+    pub(super) takes: Mutex<Duration>,
     /// How questions begin that wait for their answer when one is asked next.
     held: Mutex<Vec<(String, Arc<Gate>)>>,
     /// The groups of all users from now on.
@@ -230,6 +236,18 @@ impl Hook {
         self.failing.lock().push(question.to_owned());
     }
 
+    /// The question finds no turn when it is asked next.
+    pub(super) fn be_busy(&self, question: &str) {
+        self.busy.lock().push(question.to_owned());
+    }
+
+    fn takes_busy(&self, question: &str) -> bool {
+        let mut busy = self.busy.lock();
+        let before = busy.len();
+        busy.retain(|busy| busy != question);
+        busy.len() < before
+    }
+
     /// The next question that begins so waits at this gate. What the hook knows then is its answer.
     pub(super) fn hold(&self, start: &str) -> Arc<Gate> {
         let gate = Arc::new(Gate::new());
@@ -252,9 +270,16 @@ impl Hook {
         if self.failing.lock().contains(&question) {
             return Err(Refusal::Faulty("status 500".into()));
         }
+        if self.takes_busy(&question) {
+            return Err(Refusal::Busy);
+        }
+        let takes = *self.takes.lock();
         let held = self.take_held(&question);
         self.asked.lock().push(question);
         self.gate.pass().await;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         if let Some(gate) = held {
             gate.pass().await;
         }

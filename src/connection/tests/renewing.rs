@@ -258,6 +258,7 @@ async fn subscriptions_are_asked_about_side_by_side_and_each_question_once() {
     settle().await;
     let mut asked = house.hook.asked();
     asked.sort();
+    // Not all at once: the user's other sessions have turns, too.
     assert_eq!(
         asked,
         [
@@ -271,4 +272,78 @@ async fn subscriptions_are_asked_about_side_by_side_and_each_question_once() {
     );
     held.open();
     client.expect_receipt("renewed").await;
+}
+
+/// A client with so many subscriptions that the hook cannot say of all in time whether they may stay.
+/// The newest may not.
+async fn with_too_many_to_ask_about(house: &House) -> Client {
+    *house.hook.lifetime.lock() = Some(seconds(3_000));
+    let mut client = Client::new(house);
+    client.send(CONNECT);
+    client.expect(Command::Connected).await;
+    for key in 0..200 {
+        let destination = format!("/exchange/feed/{key}");
+        client.subscribe(&key.to_string(), &destination, "").await;
+    }
+    house.hook.deny(r#"read topic "feed" "199""#);
+    *house.hook.takes.lock() = seconds(1);
+    client
+}
+
+/// The number of its subscriptions is the client's choice.
+#[tokio::test(start_paused = true)]
+async fn subscriptions_that_had_no_answer_in_time_are_asked_about_after_the_receipt() {
+    let house = House::new();
+    let mut client = with_too_many_to_ask_about(&house).await;
+    client.send(RENEW);
+    client.expect_receipt("renewed").await;
+    sleep(seconds(300)).await;
+    for key in ["199", "198"] {
+        house.publish("feed", key, key);
+    }
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("subscription"), Some("199"));
+    assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
+    client.expect_message("198").await;
+    // All had their answers.
+    house.hook.asked();
+    sleep(seconds(300)).await;
+    assert!(house.hook.asked().is_empty());
+}
+
+/// Each renewal asks about all, and gets answers about a few.
+#[tokio::test(start_paused = true)]
+async fn to_renew_again_and_again_keeps_no_right() {
+    let house = House::new();
+    let mut client = with_too_many_to_ask_about(&house).await;
+    for _ in 0..30 {
+        client.send(RENEW);
+        let frame = client.next().await.expect("a frame");
+        if frame.command == Command::Error {
+            assert_eq!(frame.header("subscription"), Some("199"));
+            return;
+        }
+        assert_eq!(frame.command, Command::Receipt);
+    }
+    panic!("the subscription stays");
+}
+
+/// By other sessions of its own name a client can take all turns at the hook.
+#[tokio::test(start_paused = true)]
+async fn a_question_that_had_no_turn_is_asked_again_after_the_receipt() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.subscribe("kept", "/exchange/feed/kept", "").await;
+    client.subscribe("lost", "/exchange/feed/lost", "").await;
+    for key in ["kept", "lost"] {
+        let question = format!("read topic \"feed\" {key:?}");
+        house.hook.be_busy(&question);
+    }
+    house.hook.deny(r#"read topic "feed" "lost""#);
+    client.send(RENEW);
+    client.expect_receipt("renewed").await;
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("subscription"), Some("lost"));
+    house.publish("feed", "kept", "still here");
+    client.expect_message("still here").await;
 }
