@@ -7,7 +7,10 @@ mod tests;
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Once},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use auth_hook::{
 };
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
 use reqwest::{
     Client, ClientBuilder, RequestBuilder,
     header::{CONTENT_TYPE, HeaderMap, HeaderName},
@@ -36,7 +40,7 @@ use crate::{
     address::AddressKey,
     causes::with_causes,
     secret_url::without_secrets,
-    telemetry::{self, Bound},
+    telemetry::{self, Bound, Seldom},
 };
 use batch::{Asked, Batches};
 use fault::{Fault, FaultLog};
@@ -100,8 +104,11 @@ struct Path {
     /// The URL without secrets.
     shown: Box<str>,
     faults: FaultLog,
-    /// Done when it was said that the hook's server takes no URL as long as a question's.
-    long_url: Once,
+    /// The length of the longest URL that had an answer of the contract, in bytes: the hook's server
+    /// refuses no shorter one for its length.
+    longest_url: AtomicUsize,
+    /// When it was said that the hook's server takes no URL as long as a question's.
+    long_url: Mutex<Seldom>,
 }
 
 /// What the hook answered.
@@ -324,8 +331,10 @@ impl HttpAuthenticator {
                 let answer = self.call(path, parameters.into(), parse).await;
                 if let Err(Fault::LongUrl(status)) = answer {
                     telemetry::hook_called(call.name(), begun.elapsed(), false);
-                    let say = || telemetry::hook_url_too_long(&call, &path.shown, status);
-                    path.long_url.call_once(say);
+                    let said = path.long_url.lock().let_through(Instant::now().into_std());
+                    if let Some(unsaid) = said {
+                        telemetry::hook_url_too_long(&call, &path.shown, status, unsaid);
+                    }
                     return Err(Refusal::Denied(Some(TOO_LONG_FOR_GET.into())));
                 }
                 telemetry::hook_called(call.name(), begun.elapsed(), answer.is_err());
@@ -369,10 +378,14 @@ impl HttpAuthenticator {
         let answered = timeout(within, async {
             let request = || self.request(path, parameters.clone());
             let reply = exchange(request, MAX_ANSWER).await?;
-            if self.method == Method::Get && is_for_length(reply.status, url_length) {
+            let is_get = self.method == Method::Get;
+            let is_longest = url_length > path.longest_url.load(Ordering::Relaxed);
+            if is_get && is_longest && is_for_length(reply.status, url_length) {
                 return Err(Fault::LongUrl(reply.status));
             }
-            parse(&reply)
+            let answer = parse(&reply)?;
+            path.longest_url.fetch_max(url_length, Ordering::Relaxed);
+            Ok(answer)
         });
         answered
             .await
@@ -455,7 +468,8 @@ impl Path {
             shown: without_secrets(&url).into(),
             url,
             faults: FaultLog::default(),
-            long_url: Once::new(),
+            longest_url: AtomicUsize::new(0),
+            long_url: Mutex::new(Seldom::once_in(Seldom::MINUTE)),
         })
     }
 }
@@ -487,7 +501,7 @@ async fn exchange(request: impl Fn() -> RequestBuilder, max_answer: usize) -> Re
     })
 }
 
-/// Whether a server answers so because the URL is so long: nginx takes 8 KB, Node 16 KB with all
+/// Whether a server may answer so because the URL is so long: nginx takes 8 KB, Node 16 KB with all
 /// headers, gunicorn 4,094 bytes.
 fn is_for_length(status: u16, url_length: usize) -> bool {
     match status {

@@ -28,11 +28,12 @@ pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
     info!(target: "stentor::auth", call, path, unsaid, "the auth hook answers again");
 }
 
-/// The hook's server takes no URL as long as that of a question; further ones go unsaid.
-pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16) {
+/// The hook's server takes no URL as long as that of a question. Said now and then, with the number
+/// that went unsaid.
+pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16, unsaid: u64) {
     let call = call.to_string();
     warn!(
-        target: "stentor::auth", call, path, status,
+        target: "stentor::auth", call, path, status, unsaid,
         "the auth hook's server refused a question for its length, and who asks so is denied; \
          with [auth] http_method = \"post\" questions may be longer"
     );

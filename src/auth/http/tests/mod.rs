@@ -501,6 +501,36 @@ async fn a_url_that_is_too_long_for_the_hooks_server_is_the_clients_fault() {
     }
 }
 
+/// It took one as long before. Otherwise its fault would end sessions, and show in no metric.
+#[tokio::test]
+async fn a_hook_that_refuses_what_it_took_is_at_fault() {
+    let log = Capture::start();
+    for status in [414, 431, 400] {
+        let asked = AtomicUsize::new(0);
+        let hook = Hook::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::ok("allow"),
+            _ => Reply::Status(status, ""),
+        })
+        .await;
+        let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+        let login_of = |length: usize| Login {
+            password: Some("%".repeat(length).into()),
+            ..login()
+        };
+        assert!(authenticator.user(&login_of(3_000)).await.is_ok());
+        for length in [3_000, 2_000] {
+            let refused = authenticator.user(&login_of(length)).await;
+            assert!(
+                matches!(refused, Err(Refusal::Faulty(_))),
+                "{status}, {length}: {refused:?}"
+            );
+        }
+        let refused = authenticator.user(&login_of(3_001)).await;
+        assert!(matches!(refused, Err(Refusal::Denied(_))), "{refused:?}");
+    }
+    assert!(log.text().contains("at fault"), "{}", log.text());
+}
+
 #[test]
 fn without_a_user_path_there_is_no_authenticator() {
     let refused = HttpAuthenticator::new(&Config::default()).unwrap_err();
