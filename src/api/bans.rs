@@ -111,7 +111,7 @@ pub struct BanOutcome {
     pub hits: u64,
     /// The nodes that answered in time.
     pub nodes: Vec<NodeOutcome>,
-    /// Nodes that presence knows, and that did not answer. If all nodes hold to it, they do once
+    /// Nodes that are known, and that did not answer. If all nodes hold to it, they do once
     /// they are back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<String>,

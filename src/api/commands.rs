@@ -9,7 +9,7 @@ use warp::http::StatusCode;
 use super::{
     Api,
     answer::{Answer, Refusal, Reply, Request},
-    presence::{check_name, no_session},
+    presence::{check_name, no_session_heard},
 };
 use crate::control::{Command, RecheckOff, Report, Target, Unsubscribe};
 
@@ -22,7 +22,7 @@ pub struct Outcome {
     /// The nodes that answered within a second. If all nodes share presence, a command about a user
     /// ends earlier: when all nodes that presence knows have answered.
     pub nodes: Vec<NodeOutcome>,
-    /// Nodes that presence knows, and that did not answer: it may not be done there.
+    /// Nodes that are known, and that did not answer: it may not be done there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<String>,
     /// The reason why other nodes could not be told. Missing if they could, or if there are no
@@ -280,25 +280,15 @@ pub(super) fn nodes(nodes: Vec<(Box<str>, u64)>) -> Vec<NodeOutcome> {
         .collect()
 }
 
-/// A session is there, or it is not.
+/// A session is there, or it is not, or a node did not say.
 fn of_session(outcome: Outcome) -> Answer {
-    match outcome {
-        Outcome {
-            hits: 0,
-            unreached: None,
-            ..
-        } => Err(no_session()),
-        Outcome {
-            hits: 0,
-            unreached: Some(why),
-            ..
-        } => {
-            let error =
-                format!("this node has no such session, and others could not be told: {why}");
-            Err(Refusal::unavailable(error))
-        }
-        outcome => Reply::ok(&outcome),
+    if outcome.hits == 0 {
+        return Err(no_session_heard(
+            outcome.unreached.as_deref(),
+            &outcome.silent,
+        ));
     }
+    Reply::ok(&outcome)
 }
 
 fn check_reason(reason: &str) -> Result<(), Refusal> {

@@ -8,7 +8,7 @@ use super::{
     Api,
     answer::{Answer, Refusal, Reply, Request},
     overview::fit,
-    presence::no_session,
+    presence::no_session_heard,
 };
 use crate::{
     control::{Look, MAX_VIEW, Seen},
@@ -85,18 +85,15 @@ pub(super) async fn details(api: &Api, request: Request) -> Answer {
     request.no_query()?;
     let look = Look::Session(request.name().into());
     let Seen {
-        nodes, unreached, ..
+        nodes,
+        silent,
+        unreached,
     } = api.services.control.look(look).await;
     let mut views = nodes.into_iter().map(|(_, view)| view);
     let details: Option<Details> = views.find_map(|view| serde_json::from_value(view).ok());
-    match (details, unreached) {
-        (Some(details), _) => Reply::ok(&details),
-        (None, None) => Err(no_session()),
-        (None, Some(why)) => {
-            let error =
-                format!("this node has no such session, and others could not be asked: {why}");
-            Err(Refusal::unavailable(error))
-        }
+    match details {
+        Some(details) => Reply::ok(&details),
+        None => Err(no_session_heard(unreached.as_deref(), &silent)),
     }
 }
 

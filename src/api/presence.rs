@@ -428,6 +428,23 @@ pub(super) fn no_session() -> Refusal {
     )
 }
 
+/// The same, after all nodes were asked. It is no fact while one of them has not answered.
+pub(super) fn no_session_heard(unreached: Option<&str>, silent: &[impl AsRef<str>]) -> Refusal {
+    if let Some(why) = unreached {
+        return Refusal::unavailable(format!(
+            "this node has no such session, and others could not be asked: {why}"
+        ));
+    }
+    if silent.is_empty() {
+        return no_session();
+    }
+    let silent: Vec<&str> = silent.iter().map(AsRef::as_ref).collect();
+    let silent = silent.join(", ");
+    Refusal::unavailable(format!(
+        "no node that was heard has a session of that id, and these did not answer: {silent}"
+    ))
+}
+
 /// Longer names are nobody's.
 pub(super) fn check_name(field: &str, name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > MAX_NAME {

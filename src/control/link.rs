@@ -195,14 +195,14 @@ impl ControlLink {
 
     /// Sends a command to all other nodes, and gathers their answers until `patience` is over. It
     /// ends earlier after an answer that `is_enough`, or when all of `nodes` have answered, if
-    /// they are known. Beside the answers, the known ones that gave none.
+    /// they are known. Beside the answers, those that are known.
     pub(super) async fn ask(
         &self,
         command: &Command,
         patience: Duration,
         is_enough: impl Fn(u64) -> bool,
         nodes: impl FusedFuture<Output = Option<HashSet<Box<str>>>>,
-    ) -> Result<(Vec<NodeAnswer>, HashSet<Box<str>>), Box<str>> {
+    ) -> Result<(Vec<NodeAnswer>, Option<HashSet<Box<str>>>), Box<str>> {
         let envelope = self.envelope(command, true);
         let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
         let _waiting = Awaited::begin(&self.0.waiting, &envelope.id, sender);
@@ -227,8 +227,7 @@ impl ControlLink {
                 break;
             }
         }
-        let silent = silent(awaited.as_ref(), &answers);
-        Ok((answers, silent))
+        Ok((answers, awaited))
     }
 
     /// The nodes that are known from their own words, if one look waited for all of late.

@@ -22,6 +22,7 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use ban::{Applied, Ban, Change, Subject};
@@ -147,7 +148,8 @@ pub struct Report {
     /// sessions, subscriptions, or permissions that were forgotten. With [`Command::Recheck`] these sessions
     /// are being asked about; which of them end, is in their nodes' logs.
     pub nodes: Vec<(Box<str>, u64)>,
-    /// Nodes that presence knows, and that did not answer in time: it may not be done there.
+    /// Nodes that are known, and that did not answer in time: it may not be done there. Presence knows
+    /// them, or they were heard of; none if the one node of a session has answered.
     pub silent: Vec<Box<str>>,
     /// The reason why other nodes could not be told; `None` if they could, or if there are no
     /// others.
@@ -324,10 +326,13 @@ impl Control {
                 self.known_nodes().await
             };
             match link.ask(&command, PATIENCE, is_done, nodes.fuse()).await {
-                Ok((others, silent)) => {
+                Ok((others, known)) => {
+                    if !others.iter().any(|(_, hits)| is_done(*hits)) {
+                        let silent = self.silent(&command, known, &others).await;
+                        report.silent = silent.into_iter().collect();
+                        report.silent.sort_unstable();
+                    }
                     report.nodes.extend(others);
-                    report.silent = silent.into_iter().collect();
-                    report.silent.sort_unstable();
                 }
                 Err(error) => {
                     telemetry::control_untold(command.name(), &error);
@@ -336,6 +341,21 @@ impl Control {
             }
         }
         Ok(report)
+    }
+
+    /// The nodes that gave no answer, as far as any are known: a command may not be done there.
+    async fn silent(
+        &self,
+        command: &Command,
+        mut known: Option<HashSet<Box<str>>>,
+        answers: &[(Box<str>, u64)],
+    ) -> HashSet<Box<str>> {
+        if command.has_one_node() {
+            let asking = timeout(PATIENCE, self.known_nodes());
+            known = asking.await.ok().flatten();
+        }
+        let heard = || self.link.as_ref().and_then(|(link, _)| link.heard());
+        link::silent(known.or_else(heard).as_ref(), answers)
     }
 
     /// From now on operators of any node see this of it.

@@ -458,6 +458,36 @@ async fn a_node_that_began_of_late_is_waited_for() {
     drop(b);
 }
 
+/// Presence does not say which nodes there are. A command that one of them has not heard of is no
+/// success, and a session that it may have is not gone.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_heard_of_and_gives_no_answer_is_named() {
+    let listeners = Listeners::default();
+    let [a, b, c] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+        Node::start("c", &listeners).await,
+    ];
+    assert_eq!(a.looked(subscribed()).await, ["a", "b", "c"]);
+    *c.words.late.lock() = 2 * PATIENCE;
+    let commands = [
+        Command::Forget {
+            user: "alice".into(),
+        },
+        Command::Kick {
+            target: Target::Session("s".into()),
+            reason: Box::default(),
+        },
+    ];
+    for command in commands {
+        let report = a.control.run(command).await.unwrap();
+        let answered: Vec<_> = report.nodes.iter().map(|(node, _)| &**node).collect();
+        assert_eq!(answered, ["a", "b"]);
+        assert_eq!(report.silent, [Box::from("c")] as [Box<str>; 1]);
+    }
+    drop(b);
+}
+
 /// Otherwise both sessions of the user would stay.
 #[tokio::test(start_paused = true)]
 async fn a_session_is_replaced_though_the_broker_is_away_for_a_while() {

@@ -222,7 +222,7 @@ async fn all_known_nodes_are_enough() {
     let known = async || presences[0].nodes().await.map_or(0, |nodes| nodes.len());
     eventually(DEADLINE, "presence knows them", async || known().await == 3).await;
     let [a, b, c] = [0, 1, 2].map(|n| (names[n], Some(Arc::clone(&presences[n]))));
-    let started = [a, b, c].map(|(name, known)| Node::new(&vhost, name, 1, known));
+    let started = [a, b, c].map(|(name, known)| Node::new(&vhost, name, 0, known));
     let nodes = until_heard(started).await;
     let begun = Instant::now();
     let report = nodes[1].run(forget("alice")).await;
@@ -245,6 +245,15 @@ async fn all_known_nodes_are_enough() {
         begun.elapsed()
     );
     assert_eq!(report.nodes.len(), 3, "{report:?}");
+    assert_eq!(report.silent, [Box::from("d")] as [Box<str>; 1]);
+
+    // It may have the session.
+    let kick = Command::Kick {
+        target: Target::Session("s".into()),
+        reason: "".into(),
+    };
+    let report = nodes[1].run(kick).await;
+    assert_eq!((report.hits(), report.nodes.len()), (0, 3), "{report:?}");
     assert_eq!(report.silent, [Box::from("d")] as [Box<str>; 1]);
     fourth.close().await;
 }
