@@ -127,9 +127,12 @@ pub struct Api {
     body_timeout: Duration,
     /// How long a request may take from then on.
     timeout: Duration,
+    /// How long the broker may take for an answer, and a message waits for its room.
+    operation_timeout: Duration,
     /// A turn for each request that is being served.
     turns: Arc<Semaphore>,
-    /// Bytes of bodies that may be on their way to the broker, of all calls together.
+    /// Bytes of bodies that may be on their way to the broker, of all calls together that are not
+    /// small.
     publishing: Semaphore,
     process: Looked<Process>,
     proportional: Looked<Option<u64>>,
@@ -268,6 +271,7 @@ impl Api {
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
             process: Looked::default(),
             proportional: Looked::default(),
+            operation_timeout,
             refused: Mutex::default(),
             strangers: Mutex::default(),
             services,

@@ -12,6 +12,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use warp::http::StatusCode;
 
@@ -40,8 +41,12 @@ const WINDOW: usize = 256;
 /// The same in bytes of bodies: each key takes a copy of the body until it is written.
 const WINDOW_BYTES: usize = 8 << 20;
 
-/// The same for all calls together.
+/// The same for all calls together that are not small.
 pub(super) const ALL_BYTES: usize = 32 << 20;
+
+/// Calls with so many bytes in all their messages are small. They wait for no room, which those to a
+/// virtual host that does not answer may take; their number is `[api] max_requests`.
+const SMALL: usize = 64 << 10;
 
 /// AMQP has no room for longer names, in bytes.
 const MAX_SHORT: usize = 255;
@@ -461,8 +466,10 @@ impl Outgoing {
         vhost: &Hub,
         known: Option<&[u64]>,
     ) -> Vec<Option<KeyFailure>> {
-        let bytes = self.body.len().min(ALL_BYTES);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = match self.body.len() {
+            body if body.saturating_mul(self.keys.len()) <= SMALL => 0,
+            body => u32::try_from(body.min(ALL_BYTES)).unwrap_or(u32::MAX),
+        };
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (self, &AtomicBool::new(false));
         // Nobody else's: a lane's messages wait for one another.
@@ -471,11 +478,22 @@ impl Outgoing {
         let keys = message.keys.clone().into_iter().enumerate();
         let publishing = keys.map(|(index, key)| async move {
             let mandatory = message.asks(sessions(known, index));
-            // Never closed. The bytes are given back when the broker has answered.
-            let _room = api.publishing.acquire_many(bytes).await;
+            let not_tried = |why: &str| {
+                let error = BrokerError::Unavailable(why.into());
+                Some(KeyFailure::new(&key, &error))
+            };
+            let others = "not tried, for others found it away, or no room";
             if is_away.load(Ordering::Relaxed) {
-                let error = BrokerError::Unavailable("not tried, for others found it away".into());
-                return Some(KeyFailure::new(&key, &error));
+                return not_tried(others);
+            }
+            // Never closed. The bytes are given back when the broker has answered.
+            let waiting = timeout(api.operation_timeout, api.publishing.acquire_many(bytes));
+            let Ok(_room) = waiting.await else {
+                is_away.store(true, Ordering::Relaxed);
+                return not_tried("not tried: other calls' messages leave it no room");
+            };
+            if is_away.load(Ordering::Relaxed) {
+                return not_tried(others);
             }
             let publish = Publish {
                 exchange: message.exchange.clone(),

@@ -543,7 +543,10 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
     assert_eq!(away.body["failed"][1]["reason"], "unavailable");
 }
 
-/// A broker that takes messages and never confirms one: the bytes of bodies that are under way, and
+/// The exchange whose messages that broker confirms: as in a virtual host whose link is up.
+const CONFIRMED: &str = "amq.fanout";
+
+/// A broker that takes messages and never confirms one, save those to [`CONFIRMED`]: the bytes of bodies that are under way, and
 /// the most that ever were.
 #[derive(Default)]
 struct Silent {
@@ -612,6 +615,10 @@ impl VirtualHost for SilentHost {
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        if *publish.exchange == *CONFIRMED {
+            let confirmed: Confirm = std::future::ready(Ok(())).boxed();
+            return std::future::ready(Ok(confirmed)).boxed();
+        }
         let (silent, bytes) = (Arc::clone(&self.0), publish.body.len());
         let under_way = silent.under_way.fetch_add(bytes, Relaxed) + bytes;
         silent.most.fetch_max(under_way, Relaxed);
@@ -644,12 +651,46 @@ async fn what_waits_for_the_broker_is_bounded_in_bytes() {
     let publish = json!({ "exchange": "amq.topic", "keys": keys, "body": body }).to_string();
     for (calls, most) in [(1, 8 << 20), (6, 32 << 20)] {
         let asking = (0..calls).map(|_| ask_owned(&api, publish.clone()));
-        for answered in join_all(asking).await {
-            assert_eq!(answered.status, 504, "{}", answered.body);
+        let (tried, others): (Vec<_>, Vec<_>) = join_all(asking)
+            .await
+            .into_iter()
+            .partition(|answered| answered.status == 504);
+        assert_eq!(tried.len(), calls.min(4));
+        // They found no room, so that it is known that nothing was done.
+        for answered in others {
+            assert_eq!(answered.status, 503, "{}", answered.body);
+            assert_eq!(answered.body["published"], 0);
+            let failed = &answered.body["failed"][0]["detail"];
+            assert!(failed.as_str().unwrap().contains("no room"), "{failed}");
         }
         assert_eq!(silent.most.load(Relaxed), most, "{calls} calls");
         assert_eq!(silent.under_way.load(Relaxed), 0);
     }
+}
+
+/// Large messages that one virtual host does not take keep small ones to another from nothing.
+#[tokio::test(start_paused = true)]
+async fn a_small_message_waits_for_no_room() {
+    let broker = Arc::new(SilentBroker(Arc::default()));
+    let config = Config {
+        tokens: tokens(),
+        ..Config::default()
+    };
+    let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    let keys: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
+    let body = "x".repeat(1 << 20);
+    let large = json!({ "exchange": "amq.topic", "keys": keys, "body": body }).to_string();
+    let small = json!({ "exchange": CONFIRMED, "key": "k", "body": "x".repeat(200) }).to_string();
+    let waiting = join_all((0..6).map(|_| ask_owned(&api, large.clone())));
+    let passing = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(api.publishing.available_permits(), 0);
+        let begun = tokio::time::Instant::now();
+        let answered = ask_owned(&api, small).await;
+        assert_eq!(answered.status, 200, "{}", answered.body);
+        assert!(begun.elapsed() < Duration::from_millis(100));
+    };
+    tokio::join!(waiting, passing);
 }
 
 /// What clients publish waits in the clients then; what comes by HTTP would wait here.
