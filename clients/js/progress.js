@@ -17,6 +17,7 @@ export class Progress {
   #begin; // headers of the first SUBSCRIBE, where there is no cursor
   #storage;
   #key;
+  #formerKey; // is read as long as nothing is kept by the other
   #cursor; // of the last message
   #origin; // the cursor behind which no answer says yet that nothing is missing up to `#cursor`
   #at; // since when it has heard all, by this clock: for a subscription that had no message yet
@@ -27,9 +28,10 @@ export class Progress {
   #owed; // the reason of a gap that the next RECEIPT tells: what comes before it, nobody hears
   #onFault;
 
-  /** `wish`: the option `resume`. `owner` names the virtual host, the user and the destination. `onFault(problem)`: the storage failed. */
-  constructor(wish, headers, owner, onFault) {
-    const { gap = 'next', storage, key = owner, begin = {} } = wish === true ? {} : wish;
+  /** `wish`: the option `resume`. `owners` name the virtual host, the user and the destination; and those without the host, if it is known. `onFault(problem)`: the storage failed. */
+  constructor(wish, headers, owners, onFault) {
+    const [ownKey, formerKey] = (owners ?? []).map((owner) => `stentor-cursor ${owner}`);
+    const { gap = 'next', storage, key = ownKey, begin = {} } = wish === true ? {} : wish;
     const other = OTHERS.find((name) => headers[name] !== undefined);
     if (other || (headers.ack ?? 'auto') !== 'auto') throw new TypeError(`with resume, a subscription has no header ${other ?? 'ack'}`);
     if (!GAPS.includes(gap)) throw new TypeError(`resume.gap is one of ${GAPS.join(', ')}, not ${gap}`);
@@ -40,6 +42,7 @@ export class Progress {
     this.#begin = Object.fromEntries(Object.entries(begin).map(([name, value]) => [name, String(value)]));
     this.#storage = storage;
     this.#key = key;
+    this.#formerKey = key === ownKey ? formerKey : undefined;
     this.#onFault = onFault;
     this.#load();
   }
@@ -139,7 +142,9 @@ export class Progress {
   }
 
   #load() {
-    const { cursor, origin, at } = this.#use((storage) => JSON.parse(storage.getItem(this.#key) ?? '{}')) ?? {};
+    const keys = [this.#key, this.#formerKey].filter(Boolean);
+    const read = (storage) => keys.map((key) => storage.getItem(key)).find((text) => text !== null);
+    const { cursor, origin, at } = this.#use((storage) => JSON.parse(read(storage) ?? '{}')) ?? {};
     if (isCursor(cursor)) this.#cursor = cursor;
     if (isCursor(cursor) && isCursor(origin)) this.#origin = origin;
     if (Number.isFinite(at)) this.#at = at;

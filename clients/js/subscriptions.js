@@ -27,8 +27,9 @@ export class Subscriptions {
     const id = headers.id ?? this.#freeId();
     if (this.#all.has(id)) throw new TypeError(`there is a subscription with the id ${id}`);
     const ready = deferred();
-    const owner = login && ['stentor-cursor', ...(host ? [host] : []), login, destination].join(' ');
-    const progress = resume ? new Progress(resume, headers, owner, (problem) => this.#call(onProblem, problem)) : undefined;
+    const owner = login && `${login} ${destination}`;
+    const owners = owner && (host ? [`${host} ${owner}`, owner] : [owner]); // the second as older versions named it
+    const progress = resume ? new Progress(resume, headers, owners, (problem) => this.#call(onProblem, problem)) : undefined;
     const callbacks = { onMessage, onLive, onResumed, onGap, onProblem };
     const subscription = { id, destination, headers, delta, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };
     this.#all.set(id, subscription);

@@ -406,14 +406,35 @@ test('a message that the application did not get to its end comes again', async 
   assert.match([...kept.all.values()][0], /5b8d59a4-17/);
 });
 
-test('users, virtual hosts and destinations have cursors of their own', async (context) => {
+test('a cursor that was kept before keys named the virtual host is read', async (context) => {
+  const former = `stentor-cursor alice ${FEED}`;
+  const kept = storage({ [former]: JSON.stringify({ cursor: CURSOR, at: 5 }) });
+  const { client } = await asked(context, { storage: kept }, { host: 'shop' });
+  assert.equal(wish()['resume-after'], CURSOR);
+  await receipt({ resume: 'exact', missed: '0' });
+  message('one', 'a-2-b');
+  assert.equal(JSON.parse(kept.all.get(`stentor-cursor shop alice ${FEED}`)).cursor, 'a-2-b');
+  await close(client);
+  context.mock.timers.reset();
+  await asked(context, { storage: kept }, { host: 'shop' });
+  assert.equal(wish()['resume-after'], 'a-2-b', 'the new one counts');
+});
+
+test('a key that the page chose is the only one', async (context) => {
   const kept = storage({ [`stentor-cursor alice ${FEED}`]: JSON.stringify({ cursor: CURSOR }) });
-  for (const other of [{ login: 'bob' }, { host: 'games' }]) {
+  await asked(context, { storage: kept, key: 'mine' }, { host: 'shop' });
+  assert.deepEqual(wish(), {});
+});
+
+test('users, virtual hosts and destinations have cursors of their own', async (context) => {
+  const key = `stentor-cursor shop alice ${FEED}`;
+  const kept = storage({ [key]: JSON.stringify({ cursor: CURSOR }) });
+  for (const other of [{ host: 'shop', login: 'bob' }, { host: 'games' }, {}]) {
     await asked(context, { storage: kept }, other);
     assert.deepEqual(wish(), {});
     context.mock.timers.reset();
   }
-  await asked(context, { storage: kept, key: `stentor-cursor alice ${FEED}` }, { login: null });
+  await asked(context, { storage: kept, key }, { login: null });
   assert.equal(wish()['resume-after'], CURSOR);
 });
 
