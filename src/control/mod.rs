@@ -445,12 +445,16 @@ impl Control {
 /// Takes bans that another node or Redis (`from`) knows of, and says in the log what is new.
 pub fn learn_bans(sessions: &dyn Sessions, from: &str, changes: &[Change]) {
     let mut count = 0_usize;
+    let mut full = Vec::new();
     for (change, applied) in changes.iter().zip(sessions.hear_of_bans(changes)) {
         match applied {
             Applied::Done(_) => count = count.saturating_add(1),
             Applied::Known => {}
-            Applied::Full => telemetry::bans_full(&change.subject),
+            Applied::Full => full.push(&change.subject),
         }
+    }
+    if let [first, more @ ..] = &*full {
+        telemetry::bans_full(first, more.len());
     }
     if count > 0 {
         telemetry::bans_heard(from, count);
@@ -497,7 +501,7 @@ impl ControlShared {
             Command::Ban(change) => {
                 let (applied, hits) = self.sessions.ban(change, late);
                 if applied == Applied::Full {
-                    telemetry::bans_full(&change.subject);
+                    telemetry::bans_full(&change.subject, 0);
                 }
                 hits
             }

@@ -169,7 +169,7 @@ impl Mirror {
         }
         // They are tried again when something has changed there.
         if passed_over > 0 {
-            telemetry::bans_full(&format!("{passed_over} bans in Redis"));
+            telemetry::bans_full(&format!("{passed_over} bans in Redis"), 0);
         }
         let stamps = missing.into_iter().map(|record| (record.key, record.stamp));
         self.stamps.extend(stamps);

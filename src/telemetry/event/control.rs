@@ -95,8 +95,9 @@ pub fn bans_heard(from: &str, count: usize) {
     info!(target: "stentor::control", from, count, "bans learnt");
 }
 
-/// A ban was not taken, for there are as many as a node holds.
-pub fn bans_full(subject: &dyn Display) {
+/// A ban was not taken, for there are as many as a node holds; nor were so many more that came with
+/// it.
+pub fn bans_full(subject: &dyn Display, more: usize) {
     let subject = subject.to_string();
-    error!(target: "stentor::control", subject, "ban not taken: there are too many");
+    error!(target: "stentor::control", subject, more, "ban not taken: there are too many");
 }
