@@ -138,7 +138,10 @@ pub(super) struct DeliveryQueue {
     /// The same by the users who brought them about, without those who have none.
     room_bytes_of: HashMap<Arc<str>, usize>,
     failing: Option<Failing>,
-    /// How often it has begun to fail. The outcomes of requests that were on their way by then tell
+    /// Requests on their way while it fails, at most: one that finds out how it is now, and those that
+    /// are not waited for.
+    probes: usize,
+    /// How often it has begun to fail, or whether it does is found out anew. The outcomes of requests that were on their way by then tell
     /// nothing of how the receiver is now.
     epoch: u64,
     dropped: u64,
@@ -159,6 +162,7 @@ impl DeliveryQueue {
             room_bytes: 0,
             room_bytes_of: HashMap::new(),
             failing: None,
+            probes: 1,
             epoch: 0,
             dropped: 0,
             given_up: 0,
@@ -228,7 +232,7 @@ impl DeliveryQueue {
         }
         let most = match &self.failing {
             None => self.bounds.max_requests,
-            Some(failing) if failing.next <= now => 1,
+            Some(failing) if failing.next <= now => self.probes,
             Some(_) => 0,
         };
         if self.on_their_way >= most {
@@ -333,13 +337,16 @@ impl DeliveryQueue {
     }
 
     /// The node ends soon: whatever waits is tried at once, and again at the shortest pauses. What a
-    /// receiver that is back would have got in two minutes would be lost.
+    /// receiver that is back would have got in two minutes would be lost. Nor is a request waited for
+    /// that found it away, and may have no answer before the node ends.
     pub(super) fn hurry(&mut self, now: Instant) {
         let (first, _) = self.bounds.pauses;
         self.bounds.pauses = (first, first);
         if let Some(failing) = &mut self.failing {
             failing.backoff = Backoff::new(self.bounds.pauses);
             failing.next = now;
+            self.probes = self.on_their_way.saturating_add(1);
+            self.epoch = self.epoch.wrapping_add(1);
         }
         for waiting in self.subjects.values_mut().flatten() {
             waiting.backoff = Backoff::new(self.bounds.pauses);
@@ -353,7 +360,7 @@ impl DeliveryQueue {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let due = self.pausing.first().map(|(at, _)| *at);
         match &self.failing {
-            Some(_) if self.on_their_way > 0 => None,
+            Some(_) if self.on_their_way >= self.probes => None,
             Some(failing) if !self.ready.is_empty() => Some(failing.next),
             Some(failing) => due.map(|due| due.max(failing.next)),
             None => due,
@@ -575,6 +582,31 @@ mod tests {
         assert!(taken(&mut queue, now).is_empty());
         queue.hurry(now);
         assert_eq!(taken(&mut queue, now), ["1"]);
+    }
+
+    /// The receiver died while it was asked, and is back elsewhere.
+    #[test]
+    fn in_a_hurry_nobody_waits_for_a_request_without_an_answer() {
+        let now = Instant::now();
+        let mut queue = DeliveryQueue::new(bounds());
+        for subject in ["a", "b", "c"] {
+            queue.push(told(subject, subject)).unwrap();
+        }
+        let failing = queue.take(now).unwrap();
+        done(&mut queue, now, &failing.subject, failed());
+        let later = queue.wake_at().unwrap();
+        let hanging = queue.take(later).unwrap();
+        assert!(queue.take(later).is_none(), "one finds out how it is");
+        queue.hurry(later);
+        let tried = queue.take(later).unwrap();
+        assert!(queue.take(later).is_none(), "one finds out how it is");
+        assert!(done(&mut queue, later, &tried.subject, Outcome::Delivered).is_back);
+        let last = queue.take(later).unwrap();
+        // How the receiver was before the hurry tells nothing.
+        let changed = done(&mut queue, later, &hanging.subject, failed());
+        assert_eq!(changed.is_away, None);
+        done(&mut queue, later, &last.subject, Outcome::Delivered);
+        assert_eq!(queue.len(), 1);
     }
 
     #[test]
