@@ -287,39 +287,46 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
             check_name(field, name)?;
         }
     }
-    let presence = presence(api)?;
-    let few = match (&query.user, &query.cursor) {
-        (Some(user), None) if query.search.is_none() => {
-            let found = presence.user(user).await?;
-            let is_all = found.count <= found.sessions.len() as u64;
-            is_all.then_some(found.sessions)
-        }
-        _ => None,
+    let listing = Listing {
+        user: query.user.map(Into::into),
+        node: query.node.map(Into::into),
+        after: query.cursor.map(Into::into),
+        limit,
     };
-    let page = if let Some(mut sessions) = few {
-        if let Some(node) = query.node {
-            sessions.retain(|session| *session.node == *node);
-        }
-        presence::Page {
-            sessions,
-            next: None,
-        }
-    } else {
-        let listing = Listing {
-            user: query.user.map(Into::into),
-            node: query.node.map(Into::into),
-            after: query.cursor.map(Into::into),
-            limit,
-        };
-        match query.search {
-            Some(text) => search(presence, listing, &text.to_lowercase()).await?,
-            None => presence.sessions(&listing).await?,
-        }
-    };
+    let text = query.search.map(|text| text.to_lowercase());
+    let page = find(presence(api)?, listing, text.as_deref()).await?;
     Reply::ok(&Sessions {
         sessions: page.sessions.into_iter().map(Session::from).collect(),
         next: page.next.map(Into::into),
     })
+}
+
+/// A page of sessions; with a text, of those that have it in them, in small letters. A user's
+/// sessions are in one place, unless they are very many: so no others are looked at for them.
+async fn find(
+    presence: &dyn Presence,
+    listing: Listing,
+    text: Option<&str>,
+) -> Result<presence::Page, PresenceError> {
+    if let (Some(user), None) = (&listing.user, &listing.after) {
+        let found = presence.user(user).await?;
+        if found.count <= found.sessions.len() as u64 {
+            let mut sessions = found.sessions;
+            sessions.retain(|session| {
+                let node = listing.node.as_ref();
+                node.is_none_or(|node| session.node == *node)
+                    && text.is_none_or(|text| has_text(session, text))
+            });
+            return Ok(presence::Page {
+                sessions,
+                next: None,
+            });
+        }
+    }
+    match text {
+        Some(text) => search(presence, listing, text).await,
+        None => presence.sessions(&listing).await,
+    }
 }
 
 /// A page of the sessions that have a text in them, in small letters. The store cannot look for it,
@@ -508,15 +515,48 @@ mod tests {
     use super::*;
     use crate::presence::{Node, PresenceEntry, memory::MemoryPresence};
 
-    #[tokio::test]
-    async fn a_search_finds_each_session_once_however_many_there_are() {
-        let store = MemoryPresence::new(Node {
+    fn store() -> MemoryPresence {
+        MemoryPresence::new(Node {
             name: "n".into(),
             since: SystemTime::now(),
             debounce: Duration::ZERO,
             events: None,
             rooms: None,
-        });
+        })
+    }
+
+    /// They are on one page: the store's pages, which have everybody's, are not looked through.
+    #[tokio::test]
+    async fn of_one_user_no_other_s_sessions_are_searched() {
+        let store = store();
+        for id in ["a-1", "a-2", "a-3", "b-1"] {
+            let session = PresenceEntry::new("bob".into(), id, "tcp", Vec::new());
+            store.join(Arc::new(session));
+        }
+        for (node, text, expected) in [
+            (None, None, 4),
+            (None, Some("a-"), 3),
+            (Some("n"), Some("a-"), 3),
+            (Some("other"), Some("a-"), 0),
+        ] {
+            let listing = Listing {
+                user: Some("bob".into()),
+                node: node.map(Into::into),
+                after: None,
+                limit: 1,
+            };
+            let page = find(&store, listing, text).await.unwrap();
+            assert_eq!(
+                (page.sessions.len(), page.next),
+                (expected, None),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_search_finds_each_session_once_however_many_there_are() {
+        let store = store();
         for number in 0..20_000 {
             let user = format!("User_{number}").into();
             let id = format!("{number:05}");
