@@ -194,7 +194,7 @@ pub(super) fn key(kind: &str, name: &str) -> Box<str> {
 
 /// Events on their way to the broker: of each subject (a user, say) the newest, and what was seen
 /// before the first that waits. While the broker is away nothing else is kept, and who came and
-/// went meanwhile is not told.
+/// went meanwhile is not told, unless other nodes tell of the same.
 #[derive(Debug)]
 pub struct Outbox<E: Announcement = Event> {
     waiting: Mutex<WaitingEvents<E>>,
@@ -221,8 +221,8 @@ struct WaitingEvent<E> {
     event: E,
     /// In the order: the smallest is told first.
     place: i64,
-    /// It, or one before it that is part of it, was handed over, and the broker did not say what
-    /// became of that: others may know of it.
+    /// Others may know of it, or of one before it that is part of it: it was handed over, and the
+    /// broker did not say what became of that; or other nodes tell of the same.
     may_be_known: bool,
 }
 
@@ -251,6 +251,17 @@ impl<E: Announcement> Outbox<E> {
 
     /// An event is to be told. With too many subjects' waiting it is not, and the log says so.
     pub(super) fn push(&self, event: E) {
+        self.push_known(event, false);
+    }
+
+    /// The same, where nodes share the store. The next change may be found by another node, which
+    /// tells it, and the one after that by this one again: so an event does not cancel the one that
+    /// waits here, though they look like opposites.
+    pub(super) fn push_shared(&self, event: E) {
+        self.push_known(event, true);
+    }
+
+    fn push_known(&self, event: E, may_be_known: bool) {
         if let Some(webhooks) = &self.webhooks
             && let Some(event) = event.for_webhooks()
         {
@@ -259,7 +270,7 @@ impl<E: Announcement> Outbox<E> {
         if self.is_silent {
             return;
         }
-        self.waiting.lock().push(event);
+        self.waiting.lock().push(event, may_be_known);
         self.wake.notify_one();
     }
 
@@ -295,14 +306,14 @@ impl<E: Announcement> Outbox<E> {
 }
 
 impl<E: Announcement> WaitingEvents<E> {
-    fn push(&mut self, event: E) {
+    fn push(&mut self, event: E, may_be_known: bool) {
         let subject = event.subject();
         if let Some(waits) = self.remove(&subject) {
             let place = waits.place;
             let next = WaitingEvent {
                 event,
                 place,
-                may_be_known: false,
+                may_be_known,
             };
             self.keep(subject, waits.followed_by(next));
         } else if self.events.len() < MAX_WAITING {
@@ -311,7 +322,7 @@ impl<E: Announcement> WaitingEvents<E> {
             let next = WaitingEvent {
                 event,
                 place,
-                may_be_known: false,
+                may_be_known,
             };
             self.keep(subject, Some(next));
         } else if !std::mem::replace(&mut self.overflowed, true) {
@@ -545,6 +556,30 @@ mod tests {
         outbox.push(event("a", Online, Offline));
         outbox.push(event("a", Offline, Online));
         assert!(told(&outbox, 9).is_empty());
+    }
+
+    /// Another node has told of the change in between, and then this one tells of the next.
+    #[test]
+    fn what_other_nodes_may_have_told_of_is_not_cancelled() {
+        use Status::{Away, Offline, Online};
+        for (first, next, expected) in [
+            ((Online, Offline), (Offline, Online), "a offline>online"),
+            ((Offline, Online), (Online, Offline), "a online>offline"),
+            ((Online, Away), (Away, Online), "a away>online"),
+            ((Online, Away), (Offline, Online), "a offline>online"),
+        ] {
+            let outbox = Outbox::new();
+            for (previous, status) in [first, next] {
+                outbox.push_shared(event("a", previous, status));
+            }
+            assert_eq!(told(&outbox, 9), [expected]);
+            // It keeps to one event for each user.
+            for _ in 0..9 {
+                outbox.push_shared(event("a", first.0, first.1));
+                outbox.push_shared(event("a", next.0, next.1));
+            }
+            assert_eq!(outbox.waiting.lock().order.len(), 1);
+        }
     }
 
     #[test]

@@ -299,7 +299,7 @@ impl Keeper {
         if let Some(events) = &self.node.events
             && let Some(event) = settled.event(&session.user, &session.groups())
         {
-            events.push(event);
+            events.push_shared(event);
         }
     }
 

@@ -425,13 +425,13 @@ impl RoomState {
         let user = || Arc::clone(&key.user);
         if comes {
             if is_edge {
-                events.push(event(RoomChange::Occupied));
+                events.push_shared(event(RoomChange::Occupied));
             }
-            events.push(event(RoomChange::Join(user())));
+            events.push_shared(event(RoomChange::Join(user())));
         } else {
-            events.push(event(RoomChange::Leave(user())));
+            events.push_shared(event(RoomChange::Leave(user())));
             if is_edge {
-                events.push(event(RoomChange::Vacated));
+                events.push_shared(event(RoomChange::Vacated));
             }
         }
     }

@@ -297,7 +297,7 @@ impl Survivor {
             if let Some(events) = &self.node.events
                 && let Some(event) = settled.event(user, groups)
             {
-                events.push(event);
+                events.push_shared(event);
             }
         }
         Ok(true)
