@@ -285,6 +285,58 @@ async fn when_redis_forgets_nobody_is_told_of_who_stayed() {
 }
 
 #[tokio::test]
+async fn an_error_of_redis_ends_no_debounce() {
+    let redis = Redis::own().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    let (stays, told) = telling(&redis.url(), SHORT, LONG);
+    let (presence, events) = telling(&format!("redis://{}/", proxy.address()), SHORT, LONG);
+    let alice = here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    presence.leave(&alice);
+    until_sessions(&stays, "alice", 0).await;
+    proxy.cut();
+    // The node has another lease, and others know that it ended the former one itself.
+    eventually(DEADLINE, "the former lease is closed", async || {
+        let leases = redis.command(&["HVALS", "stentor:nodes"]).await;
+        leases.contains("closed")
+    })
+    .await;
+    // Whoever clears up after this one sees the former lease, too.
+    let (killed, _) = telling(&redis.url(), SHORT, LONG);
+    here(&killed, "carol").await;
+    drop(killed);
+    let gone = tokio::select! {
+        event = next_event(&told) => event,
+        event = next_event(&events) => event,
+    };
+    assert_eq!(gone, "carol online>offline");
+    here(&presence, "alice").await;
+    for (presence, events) in [(&stays, &told), (&presence, &events)] {
+        let user = unique("fence");
+        here(presence, &user).await;
+        assert_eq!(next_event(events).await, format!("{user} offline>online"));
+    }
+}
+
+/// A node that stood still for longer than its lease goes on writing before it notices.
+#[tokio::test]
+async fn what_is_written_under_a_lease_that_was_cleared_up_goes() {
+    let redis = Redis::own().await;
+    let (presence, events) = telling(&redis.url(), SHORT, AT_ONCE);
+    here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    let clear = "for _, lease in ipairs(redis.call('HKEYS', KEYS[1])) do \
+                 if lease ~= 'epoch' then \
+                 redis.call('HDEL', KEYS[1], lease); redis.call('DEL', 'stentor:node:' .. lease); \
+                 redis.call('HSET', 'stentor:sessions:' .. lease .. ':1', 'late', 'x'); \
+                 return 'stentor:sessions:' .. lease .. ':1' end end";
+    let reply = redis.command(&["EVAL", clear, "1", "stentor:nodes"]).await;
+    let late = reply.lines().next_back().unwrap();
+    until_reply(&redis, &["EXISTS", late], ":0").await;
+    until_sessions(&presence, "alice", 1).await;
+}
+
+#[tokio::test]
 async fn all_nodes_list_and_count_all() {
     let redis = Redis::own().await;
     let nodes = [(); 3].map(|()| node(&redis, SHORT));

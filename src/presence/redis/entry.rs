@@ -45,7 +45,7 @@ pub(super) const LEASE: usize = 8;
 
 /// The field of the hash of leases that is not one.
 pub(super) const EPOCH: &str = "epoch";
-/// The value of a lease in the hash of leases whose node has ended of itself.
+/// The value of a lease in the hash of leases that its node has ended itself.
 pub(super) const CLOSED: &str = "closed";
 /// The same, of one that is dead, and after which somebody has begun to clear up.
 pub(super) const CLEARING: &str = "clearing";

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Store,
-    entry::{CLOSED, EPOCH, Keys, LeaseId, encode, encode_listed, encode_node},
+    entry::{EPOCH, Keys, LeaseId, encode, encode_listed, encode_node},
     outages::Outages,
     queue::{Entered, KeeperStep, RedisShared, Registering, Taken, User},
     room_queue::RoomStep,
@@ -212,9 +212,11 @@ impl Keeper {
         }
         if !was_registering {
             self.registering.restores = false;
-            // All are registered under the lease: those before have done their service.
-            for former in self.former.drain(..) {
-                pipe.del(self.store.keys.node(former)).ignore();
+            // All are registered under the lease: those before have done their service. Others clear
+            // up after them: who left just before is still to be told of, and a node that stood still
+            // for long has written under a lease that was cleared up already.
+            for former in &self.former {
+                script::end_lease(&mut pipe, &self.store.keys, *former);
             }
         }
         if pipe.is_empty() {
@@ -229,6 +231,9 @@ impl Keeper {
                 return Err(error);
             }
         };
+        if !was_registering {
+            self.former.clear();
+        }
         let is_another = renews
             && in_cluster
             && replies
@@ -333,9 +338,7 @@ impl Keeper {
     async fn close(self) {
         let mut pipe = Pipeline::new();
         for lease in self.former.iter().chain([&self.lease]) {
-            pipe.hset(self.store.keys.nodes(), lease.as_str(), CLOSED)
-                .ignore();
-            pipe.del(self.store.keys.node(*lease)).ignore();
+            script::end_lease(&mut pipe, &self.store.keys, *lease);
         }
         let _ = self.store.write::<()>(&pipe).await;
     }

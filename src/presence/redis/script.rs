@@ -8,7 +8,9 @@ use std::{
 
 use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
-use super::entry::{Keys, LEFT, LeaseId, encode_claimed, encode_listed, encode_member};
+use super::entry::{
+    CLEARING, CLOSED, Keys, LEFT, LeaseId, encode_claimed, encode_listed, encode_member,
+};
 use crate::presence::{
     Event, PresenceEntry, Record, Status,
     departures::{Departure, Stamp},
@@ -18,6 +20,9 @@ use crate::presence::{
 const SETTLE: &str = include_str!("settle.lua");
 /// Writes a session down, if the lease of its node still holds.
 const CLAIM: &str = include_str!("claim.lua");
+
+/// Ends a lease.
+const END_LEASE: &str = include_str!("end_lease.lua");
 
 /// A user's fields; of very many, some.
 const USER: &str = include_str!("user.lua");
@@ -177,6 +182,14 @@ pub(super) fn claim(
         .arg(encode_claimed(session));
     command.arg(&*session.id).arg(encode_listed(session));
     command.arg(most);
+}
+
+/// Ends a node's lease: see [`END_LEASE`].
+pub(super) fn end_lease(pipe: &mut Pipeline, keys: &Keys, lease: LeaseId) {
+    let command = pipe.cmd("EVAL").arg(code(END_LEASE)).arg(2);
+    command.arg(keys.nodes()).arg(keys.node(lease));
+    command.arg(lease.as_str()).arg(CLOSED).arg(CLEARING);
+    command.ignore();
 }
 
 /// A member of a room, as scripts are told of it.
