@@ -7,7 +7,7 @@ use std::{
 };
 
 use stentor::presence::{
-    Outbox, Presence,
+    Outbox, Presence, Status,
     rooms::{Occupancy, Occupant, Room, RoomChange, RoomRules},
 };
 use testkit::{DEADLINE, Redis, eventually, unique, within};
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::presence_contract::{
-    AT_ONCE, next_event, redis_presence, session, settings, until_sessions,
+    AT_ONCE, new_session, next_event, redis_presence, session, settings, until_sessions,
 };
 
 const SHORT: Duration = Duration::from_secs(2);
@@ -183,4 +183,35 @@ async fn who_went_with_a_killed_node_is_told_though_answers_are_lost() {
     changes.sort_by_key(|change| format!("{change:?}"));
     let leave = |user: &str| RoomChange::Leave(user.into());
     assert_eq!(changes, [leave("alice"), leave("bob"), RoomChange::Vacated]);
+}
+
+/// Others never saw that the user was there.
+#[tokio::test]
+async fn an_invisible_user_of_a_killed_node_stays_unseen_though_an_answer_is_lost() {
+    let redis = Redis::own().await;
+    let way = Lossy::start(&redis.address()).await;
+    let events = Outbox::new();
+    let node = |events| settings(&unique("node"), AT_ONCE, events);
+    let url = format!("redis://{}/", way.address);
+    let survivor = redis_presence(&url, SHORT, node(Some(Arc::clone(&events))));
+    let killed = redis_presence(&redis.url(), SHORT, node(None));
+    let hidden = new_session("hidden", &[]).with_status(Status::Invisible);
+    killed.join(Arc::new(hidden));
+    until_sessions(&survivor, "hidden", 1).await;
+
+    // The script that settles users.
+    let text = "stentor:users";
+    way.lose(&[text]);
+    drop(killed);
+    way.until_lost(text).await;
+    unlock(&redis).await;
+    // The epoch, and the survivor's lease.
+    eventually(DEADLINE, "the dead node is cleared up", async || {
+        redis.command(&["HLEN", "stentor:nodes"]).await == ":2"
+    })
+    .await;
+    let left = redis.command(&["EXISTS", "stentor:user:hidden"]).await;
+    assert_eq!(left, ":0");
+    survivor.join(session("fence", &[]));
+    assert_eq!(next_event(&events).await, "fence offline>online");
 }

@@ -14,7 +14,7 @@ use deadpool_redis::redis::{Pipeline, Value};
 
 use super::{
     Store,
-    entry::{CLEARING, CLOSED, LeaseId, decode_listed, decode_member},
+    entry::{CLEARING, CLOSED, LeaseId, decode_here, decode_listed, decode_member},
     queue::{RedisShared, Taken},
     script::{self, Caller, InRoom, Known, Lost, RoomReply, RoomReport, Settled, Untold},
 };
@@ -154,6 +154,10 @@ impl Survivor {
             for list in lists {
                 pipe.del(keys.list(dead, list)).ignore();
             }
+            // Users' statuses at that node go last, for whoever begins anew asks for them.
+            for (_, user, _) in &found {
+                pipe.hdel(keys.user(user), dead.field("")).ignore();
+            }
             let renew = pipe.cmd("PEXPIRE").arg(keys.clearing(dead));
             renew.arg(lock_millis()).ignore();
             self.store.call::<()>(&pipe).await?;
@@ -255,6 +259,25 @@ impl Survivor {
         Ok(true)
     }
 
+    /// What users were at a dead node. One that left it just before is not known there any more: most
+    /// are online.
+    async fn statuses(
+        &self,
+        dead: LeaseId,
+        users: &[&Arc<str>],
+    ) -> Result<Vec<Option<Status>>, PresenceError> {
+        let mut pipe = Pipeline::new();
+        for user in users {
+            pipe.hget(self.store.keys.user(user), dead.field(""));
+        }
+        let found: Vec<Option<Vec<u8>>> = self.store.call(&pipe).await?;
+        let statuses = found.iter().map(|value| {
+            let here = value.as_deref().and_then(decode_here);
+            Some(here.map_or(Status::Online, |(status, _)| status))
+        });
+        Ok(statuses.collect())
+    }
+
     /// Removes what sessions of a dead node left, and tells whose users have gone with them.
     /// `is_unsure`: an answer about them may have been lost. `false`: this node's own lease is over.
     async fn remove(
@@ -268,19 +291,22 @@ impl Survivor {
         let mut pipe = Pipeline::new();
         let mut users = HashMap::new();
         for (id, user, groups) in listed {
-            // With its status at that node.
-            let fields = [dead.field(id), dead.field("")];
-            pipe.hdel(keys.user(user), &fields).ignore();
+            pipe.hdel(keys.user(user), dead.field(id)).ignore();
             for group in groups.iter() {
                 pipe.hdel(keys.group(group), dead.field(user)).ignore();
             }
             users.insert(user, groups);
         }
+        let statuses = if is_unsure {
+            let users: Vec<_> = users.keys().copied().collect();
+            self.statuses(dead, &users).await?
+        } else {
+            vec![None; users.len()]
+        };
         // Each user once, however many of the sessions are of the same.
-        for user in users.keys() {
+        for (user, unsure) in users.keys().zip(statuses) {
             let mut known = Known::new(Untold::AsIs, self.shared.status(user));
-            // The list does not say which status it was.
-            known.unsure = is_unsure.then_some(Status::Online);
+            known.unsure = unsure;
             let caller = Caller {
                 keys,
                 lease: taken.lease,
