@@ -12,6 +12,8 @@ use crate::deadline::later;
 pub(crate) struct Later<T> {
     delay: Duration,
     queue: VecDeque<(Instant, T)>,
+    /// Nothing is due before.
+    held_until: Option<Instant>,
 }
 
 impl<T> Later<T> {
@@ -19,7 +21,13 @@ impl<T> Later<T> {
         Self {
             delay,
             queue: VecDeque::new(),
+            held_until: None,
         }
+    }
+
+    /// Nothing is due before that moment, whatever comes meanwhile.
+    pub(crate) fn hold_until(&mut self, moment: Instant) {
+        self.held_until = self.held_until.max(Some(moment));
     }
 
     /// Due after the delay.
@@ -45,6 +53,14 @@ impl<T> Later<T> {
         item
     }
 
+    /// The first, if it is due, or if there are more than `most`.
+    pub(crate) fn pop_over(&mut self, now: Instant, most: usize) -> Option<T> {
+        if self.len() > most {
+            return self.pop_first();
+        }
+        self.pop(now)
+    }
+
     /// The first, due or not.
     pub(crate) fn pop_first(&mut self) -> Option<T> {
         self.queue.pop_front().map(|(_, item)| item)
@@ -52,7 +68,8 @@ impl<T> Later<T> {
 
     /// When the first is due.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.queue.front().map(|(due, _)| *due)
+        let (due, _) = self.queue.front()?;
+        Some(self.held_until.map_or(*due, |until| until.max(*due)))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -87,5 +104,24 @@ mod tests {
         later.put_back(start, 1);
         assert_eq!((later.pop(start), later.len()), (Some(1), 1));
         assert_eq!(later.pop_first(), Some(2));
+    }
+
+    #[test]
+    fn what_is_held_up_is_due_no_sooner() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut later = Later::new(second);
+        later.push(start, 1);
+        later.hold_until(start + 5 * second);
+        later.hold_until(start + 2 * second);
+        later.put_back(start, 0);
+        assert_eq!(later.due(), Some(start + 5 * second));
+        assert_eq!(later.pop(start + 4 * second), None);
+        assert_eq!(later.pop(start + 5 * second), Some(0));
+        later.push(start + 5 * second, 2);
+        // Except that there are too many.
+        assert_eq!(later.pop_over(start, 2), None);
+        assert_eq!(later.pop_over(start, 1), Some(1));
+        assert_eq!(later.due(), Some(start + 6 * second));
     }
 }

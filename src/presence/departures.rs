@@ -78,6 +78,12 @@ impl Departures {
         Some(self.close(departure))
     }
 
+    /// The same; and if more than `most` wait, though its debounce may not be over.
+    pub(super) fn pop_over(&mut self, now: Instant, most: usize) -> Option<(Departure, bool)> {
+        let departure = self.waiting.pop_over(now, most)?;
+        Some(self.close(departure))
+    }
+
     /// The first, though its debounce may not be over.
     pub(super) fn pop_first(&mut self) -> Option<(Departure, bool)> {
         let departure = self.waiting.pop_first()?;
@@ -112,8 +118,10 @@ impl Departures {
         self.waiting.len()
     }
 
-    /// The store has lost all that it was told.
-    pub(super) fn were_forgotten(&mut self) {
+    /// The store has lost all that it was told. None settles before `until`: by then all nodes have
+    /// told it anew of the users who are still there.
+    pub(super) fn were_forgotten(&mut self, until: Instant) {
+        self.waiting.hold_until(until);
         let waiting = self.waiting.iter_mut();
         waiting.for_each(|departure| departure.forgotten = true);
     }

@@ -284,6 +284,74 @@ async fn when_redis_forgets_nobody_is_told_of_who_stayed() {
     assert_eq!(next_event(&events).await, "fence offline>online");
 }
 
+/// Her other tab stays; and of one who was not seen nobody is told that he leaves.
+#[tokio::test]
+async fn when_redis_forgets_a_tab_that_was_closed_takes_nobody_along() {
+    let redis = Redis::own().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    let (presence, events) = telling(&format!("redis://{}/", proxy.address()), SHORT, AT_ONCE);
+    let closes = here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    here(&presence, "alice").await;
+    let leaves = here(&presence, "leaves").await;
+    assert_eq!(next_event(&events).await, "leaves offline>online");
+    let hidden = Arc::new(new_session("hidden", &[]).with_status(Status::Invisible));
+    presence.join(Arc::clone(&hidden));
+    until_sessions(&presence, "hidden", 1).await;
+    redis.kill();
+    eventually(DEADLINE, "it is noticed", async || {
+        presence.health().is_err()
+    })
+    .await;
+    // The last one's end comes last.
+    for session in [&closes, &hidden, &leaves] {
+        presence.leave(session);
+    }
+    // The node fails once more, and begins anew: nothing says first that they left.
+    let tries = proxy.accepted();
+    eventually(DEADLINE, "two more tries", async || {
+        proxy.accepted() > tries + 1
+    })
+    .await;
+    redis.start().await;
+    assert_eq!(next_event(&events).await, "leaves online>offline");
+    until_sessions(&presence, "alice", 1).await;
+    here(&presence, "fence").await;
+    assert_eq!(next_event(&events).await, "fence offline>online");
+}
+
+#[tokio::test]
+async fn when_redis_forgets_a_node_waits_until_others_have_registered() {
+    let redis = Redis::own().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    // A lease in which the other node surely comes.
+    let (one, first) = telling(&redis.url(), 3 * SHORT, AT_ONCE);
+    let (two, second) = telling(&format!("redis://{}/", proxy.address()), SHORT, AT_ONCE);
+    let closes = here(&one, "alice").await;
+    assert_eq!(next_event(&first).await, "alice offline>online");
+    let leaves = here(&one, "leaves").await;
+    assert_eq!(next_event(&first).await, "leaves offline>online");
+    here(&two, "alice").await;
+    redis.kill();
+    proxy.refuse();
+    for presence in [&one, &two] {
+        eventually(DEADLINE, "it is noticed", async || {
+            presence.health().is_err()
+        })
+        .await;
+    }
+    one.leave(&closes);
+    one.leave(&leaves);
+    redis.start().await;
+    here(&one, "comes").await;
+    assert_eq!(next_event(&first).await, "comes offline>online");
+    proxy.forward();
+    until_sessions(&one, "alice", 1).await;
+    assert_eq!(next_event(&first).await, "leaves online>offline");
+    here(&two, "fence").await;
+    assert_eq!(next_event(&second).await, "fence offline>online");
+}
+
 #[tokio::test]
 async fn an_error_of_redis_ends_no_debounce() {
     let redis = Redis::own().await;

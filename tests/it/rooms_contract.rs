@@ -559,6 +559,40 @@ async fn a_store_that_lost_all_is_told_anew_and_nobody_else() {
     assert_eq!(nodes[1].told(&room).await, leave("bob"));
 }
 
+/// Nor is a room told to be empty in which others are, whom the store does not know yet.
+#[tokio::test]
+async fn a_room_that_somebody_left_while_the_store_lost_all_is_not_vacated() {
+    let redis = Redis::own().await;
+    let debounce = Duration::from_secs(1);
+    let node = TestNode::redis(&redis, SHORT, Rule { debounce, ..USUAL });
+    let room = room();
+    let [alice, bob] = ["alice", "bob"].map(|user| occupant(&room, user));
+    for (occupant, user) in [(&alice, "alice"), (&bob, "bob")] {
+        node.enter(occupant).await;
+        if user == "alice" {
+            assert_eq!(node.told(&room).await, RoomChange::Occupied);
+        }
+        assert_eq!(node.told(&room).await, join(user));
+    }
+    // Redis knows that she left, and is gone when it is to be asked what that means.
+    let left = Instant::now();
+    node.rooms.leave(&alice);
+    node.until(&room, 1, 1).await;
+    redis.kill();
+    eventually(
+        DEADLINE,
+        "it is noticed, and her debounce is over",
+        async || node.presence.health().is_err() && left.elapsed() > debounce,
+    )
+    .await;
+    redis.start().await;
+    node.until(&room, 1, 1).await;
+    assert_eq!(node.told(&room).await, leave("alice"));
+    // Others had no reason to be told that it is occupied.
+    node.enter(&occupant(&room, "carol")).await;
+    assert_eq!(node.told(&room).await, join("carol"));
+}
+
 #[tokio::test]
 async fn what_a_stalled_redis_did_is_told_though_its_answers_are_lost() {
     let redis = Redis::own().await;

@@ -164,7 +164,7 @@ impl Keeper {
             (script, epoch) = self.store.write(&pipe).await?;
         }
         if self.epoch.as_ref().is_some_and(|before| *before != epoch) {
-            self.shared.note_forgotten();
+            self.shared.note_forgotten(self.duration);
             self.registering.restores = true;
         }
         self.epoch = Some(epoch);
@@ -408,7 +408,7 @@ impl Teller<'_> {
             } => {
                 let session = &departure.session;
                 let known = Known {
-                    untold: Untold::of(departure),
+                    untold: Untold::of(departure, *own),
                     own: *own,
                     departure: departure.stamp,
                     unsure: is_unsure.then(|| session.status()),

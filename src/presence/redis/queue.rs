@@ -15,6 +15,7 @@ use super::{
     script::Untold,
 };
 use crate::{
+    deadline::later,
     later::Later,
     presence::{
         PresenceEntry, PresenceError, STATUS_INTERVAL, Status,
@@ -22,11 +23,16 @@ use crate::{
         entry::Pass,
         held::{Held, without},
     },
+    telemetry,
 };
 
 /// Changes that wait for Redis. With more the node takes a new lease and registers all it
 /// holds, which says the same and takes no room.
 const MAX_QUEUE: usize = 65_536;
+/// Departures whose debounce runs. With more, the first are settled before it is over.
+const MAX_LEFT: usize = MAX_QUEUE;
+/// Departures that wait while Redis takes none; with more, as for [`MAX_QUEUE`].
+const MAX_UNTAKEN: usize = 2 * MAX_LEFT;
 
 /// Between the callers and the tasks that talk to Redis.
 #[derive(Debug)]
@@ -190,7 +196,7 @@ impl RedisShared {
             let now = Instant::now();
             let stamp = state.left.push(now, session, before, &state.held);
             state.push(Change::Leave(Arc::clone(session), stamp));
-            if state.left.len() > MAX_QUEUE {
+            if state.left.len() > MAX_UNTAKEN {
                 state.overflow();
             }
             self.wake.notify_one();
@@ -270,7 +276,7 @@ impl RedisShared {
     pub(super) fn due(&self) -> Option<Instant> {
         let rooms = self.rooms.due();
         let state = self.state.lock();
-        if !state.queue.is_empty() {
+        if !state.queue.is_empty() || state.left.len() > MAX_LEFT {
             return Some(Instant::now());
         }
         let due = state.left.due().into_iter().chain(state.saying.due());
@@ -334,10 +340,12 @@ impl RedisShared {
         }
     }
 
-    /// Redis has lost all. Users who left since it last answered were online before.
-    pub(super) fn note_forgotten(&self) {
-        self.rooms.note_forgotten();
-        self.state.lock().left.were_forgotten();
+    /// Redis has lost all. Users who left since it last answered were seen before. Whether they are
+    /// gone can be asked after a lease: by then every node that lives has registered its sessions.
+    pub(super) fn note_forgotten(&self, lease: Duration) {
+        let until: Instant = later(Instant::now().into(), lease).into();
+        self.rooms.note_forgotten(until);
+        self.state.lock().left.were_forgotten(until);
     }
 
     /// The next steps for Redis, in order; about `commands` commands. One half may be of those that
@@ -347,17 +355,14 @@ impl RedisShared {
         let mut steps = Vec::new();
         let mut left = commands;
         let mut state = self.state.lock();
-        let reserved = if registering.sessions.is_empty() {
-            0
-        } else {
-            commands / 2
-        };
+        let is_registering = !registering.sessions.is_empty();
+        let reserved = if is_registering { commands / 2 } else { 0 };
         while let Some(session) = state.saying.pop(now) {
             session.passed_on(now);
             state.push(Change::Tell(session, Vec::new()));
         }
         while left > reserved
-            && let Some(step) = state.next(now)
+            && let Some(step) = state.next(now, is_registering)
         {
             left = left.saturating_sub(step.commands());
             steps.push(step);
@@ -398,6 +403,9 @@ impl RedisState {
     /// Too much waits. A new lease says the same, and whose end was not settled is found by who
     /// clears up after the old one.
     fn overflow(&mut self) {
+        if !self.overflowed && !self.closed {
+            telemetry::presence_overflowed(MAX_QUEUE);
+        }
         self.overflowed = true;
         self.queue = VecDeque::new();
         self.unleft = HashMap::new();
@@ -409,11 +417,11 @@ impl RedisState {
 
     /// First ends that are due, so that they do not wait for ever; but not before it was said
     /// that the session left.
-    fn next(&mut self, now: Instant) -> Option<KeeperStep> {
+    fn next(&mut self, now: Instant, is_registering: bool) -> Option<KeeperStep> {
         if self.left.len() > self.unsaid
-            && let Some((departure, settles)) = self.left.pop(now)
+            && let Some(step) = self.next_end(now, is_registering)
         {
-            return Some(self.settle(departure, settles));
+            return Some(step);
         }
         while let Some(change) = self.queue.pop_front() {
             match change {
@@ -442,7 +450,16 @@ impl RedisState {
                 Change::Withdraw(session) => return Some(KeeperStep::Withdraw(session)),
             }
         }
-        let (departure, settles) = self.left.pop(now)?;
+        self.next_end(now, is_registering)
+    }
+
+    /// The first end that is due, or of too many. None while sessions are registered anew: Redis does
+    /// not know who is still here.
+    fn next_end(&mut self, now: Instant, is_registering: bool) -> Option<KeeperStep> {
+        if is_registering {
+            return None;
+        }
+        let (departure, settles) = self.left.pop_over(now, MAX_LEFT)?;
         Some(self.settle(departure, settles))
     }
 
@@ -528,8 +545,9 @@ mod tests {
             KeeperStep::Exit {
                 session, user: of, ..
             } => format!("-{} {}", session.user, user(of)),
-            KeeperStep::Settle { departure, .. } => {
-                format!("?{} {:?}", departure.session.user, Untold::of(departure))
+            KeeperStep::Settle { departure, own, .. } => {
+                let untold = Untold::of(departure, *own);
+                format!("?{} {untold:?}", departure.session.user)
             }
             KeeperStep::Unlist(session) => format!("/{}", session.user),
             KeeperStep::Withdraw(session) => format!("x{}", session.user),
@@ -693,8 +711,61 @@ mod tests {
         assert_eq!(told(&steps)[1..], ["?a AsIs"]);
         shared.put_back(steps, false);
         assert!(again(&shared).sessions.is_empty());
-        shared.note_forgotten();
-        assert_eq!(take(&shared), ["?a Left"]);
+        shared.note_forgotten(AT_ONCE);
+        assert_eq!(take(&shared), ["?a Left(Online)"]);
+    }
+
+    /// Nobody else is told that an invisible user was online.
+    #[test]
+    fn a_forgotten_end_is_settled_from_the_status_that_others_saw() {
+        for status in [Status::Invisible, Status::Away] {
+            let shared = RedisShared::new(AT_ONCE);
+            let new = PresenceEntry::new("a".into(), "s", "tcp", Vec::new());
+            let leaves = Arc::new(new.with_status(status));
+            shared.join(Arc::clone(&leaves));
+            take(&shared);
+            shared.leave(&leaves);
+            again(&shared);
+            shared.note_forgotten(AT_ONCE);
+            assert_eq!(take(&shared), [format!("?a Left({status:?})")]);
+        }
+    }
+
+    #[test]
+    fn after_redis_forgot_ends_wait_until_all_nodes_have_registered() {
+        let shared = RedisShared::new(AT_ONCE);
+        let [leaves, stays] = [(); 2].map(|()| session("a", &[]));
+        for session in [&leaves, &stays] {
+            shared.join(Arc::clone(session));
+        }
+        take(&shared);
+        shared.leave(&leaves);
+        let mut registering = again(&shared);
+        shared.note_forgotten(LONG);
+        let here = "+a online in [] not []";
+        assert_eq!(told(&shared.take(&mut registering, 99)), [here]);
+        // This node has; others have a lease's time.
+        assert!(take(&shared).is_empty());
+        let due = shared.due().unwrap();
+        assert!(due > Instant::now() + LONG / 2);
+    }
+
+    /// Without its sessions Redis would say that the user is gone.
+    #[test]
+    fn ends_wait_for_those_who_are_registered() {
+        let shared = RedisShared::new(AT_ONCE);
+        let [leaves, stays] = [(); 2].map(|()| session("a", &[]));
+        for session in [&leaves, &stays] {
+            shared.join(Arc::clone(session));
+        }
+        take(&shared);
+        shared.leave(&leaves);
+        let mut registering = again(&shared);
+        shared.note_forgotten(AT_ONCE);
+        let here = "+a online in [] not []";
+        assert_eq!(told(&shared.take(&mut registering, 99)), [here]);
+        // And then it is here.
+        assert_eq!(take(&shared), ["?a AsIs"]);
     }
 
     /// Each step that asks, and whether it is unsure.
@@ -730,7 +801,9 @@ mod tests {
         shared.leave(&comes);
         let other = session("comes", &[]);
         shared.join(Arc::clone(&other));
-        let steps = take(&mut registering);
+        let mut steps = take(&mut registering);
+        // Ends come once all are registered.
+        steps.extend(take(&mut registering));
         let expected = [
             ("comes", true),
             ("comes", true),
@@ -806,7 +879,41 @@ mod tests {
         let users = again(&shared).sessions;
         assert_eq!(users.len(), 1);
         assert!(Arc::ptr_eq(&users[0], &stays) && !shared.has_overflowed());
-        assert!(shared.state.lock().left.len() <= MAX_QUEUE);
+        assert!(shared.state.lock().left.len() <= MAX_UNTAKEN);
+    }
+
+    #[test]
+    fn the_first_of_too_many_ends_is_settled_and_no_other_is_lost() {
+        let shared = RedisShared::new(LONG);
+        for number in 0..=MAX_LEFT {
+            let leaves = session(&number.to_string(), &[]);
+            shared.join(Arc::clone(&leaves));
+            shared.leave(&leaves);
+            if number < MAX_LEFT {
+                assert_eq!(shared.take(&mut Registering::default(), 99).len(), 1);
+            }
+        }
+        assert!(!shared.has_overflowed());
+        assert!(shared.due().is_some_and(|due| due <= Instant::now()));
+        let last = format!("-{MAX_LEFT} offline in [] not []");
+        assert_eq!(take(&shared), ["?0 AsIs".to_owned(), last]);
+        assert_eq!(shared.state.lock().left.len(), MAX_LEFT);
+    }
+
+    #[test]
+    fn ends_that_redis_does_not_take_are_bounded() {
+        let shared = RedisShared::new(LONG);
+        for number in 0..=MAX_UNTAKEN {
+            let leaves = session(&number.to_string(), &[]);
+            shared.join(Arc::clone(&leaves));
+            shared.leave(&leaves);
+            if !shared.has_overflowed() {
+                // Redis cannot be reached.
+                again(&shared);
+            }
+        }
+        assert!(shared.has_overflowed());
+        assert_eq!(shared.state.lock().left.len(), 0);
     }
 
     #[test]

@@ -23,12 +23,16 @@ use crate::{
             RoomRules,
         },
     },
+    telemetry,
 };
 
 /// Changes that wait for Redis. With more the node takes a new lease and registers all it holds.
 const MAX_QUEUE: usize = 65_536;
-/// Departures whose debounce runs at most; likewise. A large room may be left by all at once.
+/// Departures whose debounce runs: a large room may be left by all at once. With more, the first are
+/// settled before it is over.
 const MAX_LEFT: usize = 4 * MAX_QUEUE;
+/// Departures that wait while Redis takes none; with more, as for [`MAX_QUEUE`].
+const MAX_UNTAKEN: usize = 2 * MAX_LEFT;
 
 /// Between the callers and the keeper, about rooms.
 #[derive(Debug)]
@@ -193,7 +197,7 @@ impl RoomQueue {
     /// The moment of the next change for Redis; `None`: none before the next call.
     pub(super) fn due(&self) -> Option<Instant> {
         let state = self.0.lock();
-        if state.changed.is_empty() {
+        if state.changed.is_empty() && state.left.len() <= MAX_LEFT {
             state.left.due()
         } else {
             Some(Instant::now())
@@ -207,9 +211,11 @@ impl RoomQueue {
         state.registering = state.held.all();
     }
 
-    /// Redis has lost all. Others still see those who left since it last answered.
-    pub(super) fn note_forgotten(&self) {
+    /// Redis has lost all. Others still see those who left since it last answered. Until that moment
+    /// not all nodes have told it who is still here.
+    pub(super) fn note_forgotten(&self, until: Instant) {
         let state = &mut *self.0.lock();
+        state.left.hold_until(until);
         state.left.iter_mut().for_each(|left| left.forgotten = true);
     }
 
@@ -219,9 +225,11 @@ impl RoomQueue {
         let now = Instant::now();
         let state = &mut *self.0.lock();
         let (mut steps, mut edges) = (Vec::new(), Edges::new());
-        // First ends that are due, so that they do not wait for ever.
-        while steps.len() < most / 2
-            && let Some(left) = state.left.pop(now)
+        // First ends that are due, so that they do not wait for ever; but not while Redis does not
+        // know who is still here.
+        while state.registering.is_empty()
+            && steps.len() < most / 2
+            && let Some(left) = state.left.pop_over(now, MAX_LEFT)
         {
             let lost = state.lost(&left.key, false, &mut edges);
             steps.push(RoomStep::Settle(left, lost));
@@ -357,7 +365,7 @@ impl RoomState {
             *was |= was_registered;
             return;
         }
-        if self.changed.len() >= MAX_QUEUE || self.left.len() >= MAX_LEFT {
+        if self.changed.len() >= MAX_QUEUE || self.left.len() >= MAX_UNTAKEN {
             self.overflow();
             return;
         }
@@ -368,6 +376,9 @@ impl RoomState {
     /// Too much waits. A new lease says the same, and who left is found by who clears up after the
     /// old one.
     fn overflow(&mut self) {
+        if !self.overflowed && !self.closed {
+            telemetry::presence_overflowed(MAX_QUEUE);
+        }
         self.overflowed = true;
         self.changed = VecDeque::new();
         self.waits = HashMap::new();
@@ -508,6 +519,50 @@ mod tests {
             RoomStep::Report(_, report) => (step, report.sessions, report.most),
             RoomStep::Settle(..) => panic!("{step:?}"),
         }
+    }
+
+    fn settled(steps: &[RoomStep]) -> Vec<&str> {
+        let settled = steps.iter().filter_map(|step| match step {
+            RoomStep::Settle(left, _) => Some(&*left.key.user),
+            RoomStep::Report(..) => None,
+        });
+        settled.collect()
+    }
+
+    /// Until then the room looks empty.
+    #[test]
+    fn ends_wait_for_members_that_are_registered() {
+        let queue = RoomQueue::new(Duration::ZERO);
+        queue.set_rules(Some(&RoomRules {
+            exchanges: ["room".into()].into(),
+            max_members: 0,
+            max_rooms: 9,
+            events: None,
+        }));
+        let [leaves, stays] = [("leaves", 1), ("stays", 2)].map(|(user, id)| occupant(user, id));
+        for occupant in [&leaves, &stays] {
+            assert!(queue.enter(occupant).unwrap().is_none());
+        }
+        queue.take(9, false);
+        queue.leave(&leaves);
+        // It is told, and the answer is lost.
+        let steps = queue.take(9, false);
+        queue.put_back(steps, true);
+        queue.begin_anew();
+        queue.note_forgotten(Instant::now());
+        let steps = queue.take(9, true);
+        assert_eq!((steps.len(), settled(&steps)), (2, Vec::new()));
+        assert_eq!(settled(&queue.take(9, true)), ["leaves", "leaves"]);
+
+        // And for those of other nodes.
+        queue.enter(&leaves).unwrap();
+        queue.take(9, false);
+        queue.note_forgotten(Instant::now() + Duration::from_secs(60));
+        queue.leave(&leaves);
+        queue.take(9, false);
+        let due = queue.due().unwrap();
+        assert!(due > Instant::now() + Duration::from_secs(30));
+        assert!(settled(&queue.take(9, false)).is_empty());
     }
 
     /// It is subscribed, so the count, the list and the events must have it.

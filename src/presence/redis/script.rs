@@ -52,8 +52,8 @@ pub(super) enum Untold {
     AsIs,
     /// They saw what is true now, and Redis has forgotten.
     Restored,
-    /// They saw it online, and Redis has forgotten.
-    Left,
+    /// They saw it so, and Redis has forgotten.
+    Left(Status),
 }
 
 /// The outcome of a settlement.
@@ -72,9 +72,11 @@ pub(super) enum Settled {
 }
 
 impl Untold {
-    pub(super) fn of(departure: &Departure) -> Self {
-        if departure.forgotten {
-            Self::Left
+    /// For a departure whose user is `own` by the sessions that are still here. If it has some, Redis
+    /// knows of it again.
+    pub(super) fn of(departure: &Departure, own: Status) -> Self {
+        if departure.forgotten && own == Status::Offline {
+            Self::Left(departure.session.status())
         } else {
             Self::AsIs
         }
@@ -136,11 +138,6 @@ impl Known {
 
 /// Asks for a [`Settled`] of a user.
 pub(super) fn settle(pipe: &mut Pipeline, caller: Caller<'_>, user: &str, known: Known) {
-    let untold = match known.untold {
-        Untold::AsIs => "as-is",
-        Untold::Restored => "restored",
-        Untold::Left => "left",
-    };
     let Caller {
         keys,
         lease,
@@ -149,7 +146,12 @@ pub(super) fn settle(pipe: &mut Pipeline, caller: Caller<'_>, user: &str, known:
     let command = pipe.cmd("EVALSHA").arg(script).arg(4);
     command.arg(keys.user(user)).arg(keys.node(lease));
     command.arg(keys.nodes()).arg(keys.users());
-    command.arg(untold).arg(known.own.byte());
+    match known.untold {
+        Untold::AsIs => command.arg("as-is"),
+        Untold::Restored => command.arg("restored"),
+        Untold::Left(before) => command.arg(before.byte()),
+    };
+    command.arg(known.own.byte());
     match known.departure {
         Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
         None => command.arg(""),

@@ -7,7 +7,8 @@
 -- KEYS[3]  the hash of all leases
 -- KEYS[4]  the number of users
 -- ARGV[1]  the meaning of "nothing was told": 'as-is' (the user was offline), 'restored' (Redis lost
---          what was told, and it was what is true now) or 'left' (Redis lost it, and it was online)
+--          what was told, and it was what is true now) or a status, as a number (Redis lost it, and it
+--          was that)
 -- ARGV[2]  the user's status by the caller's own sessions, as a number
 -- ARGV[3]  the stamp of the departure that the caller settles, or ''
 -- ARGV[4]  missing most of the time. An answer about this user was lost, so others may not have been
@@ -60,7 +61,7 @@ if told ~= now then
   end
 end
 if told == 0 then
-  if ARGV[1] == 'restored' then told = now elseif ARGV[1] == 'left' then told = 2 end
+  if ARGV[1] == 'restored' then told = now else told = tonumber(ARGV[1]) or 0 end
 end
 if told == now then
   if not unsure then return 0 end

@@ -27,6 +27,15 @@ pub fn presence_lease_lost(sessions: usize) {
     warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
 }
 
+/// More changes than this wait for Redis: the node takes a new lease and registers its sessions anew.
+pub fn presence_overflowed(waiting: usize) {
+    warn!(
+        target: "stentor::presence", waiting,
+        "too many changes wait for Redis: registering anew; users who left are told when the former \
+         lease is cleared up"
+    );
+}
+
 /// Another node at the same broker keeps presence in its memory, as this one does.
 pub fn presence_apart(node: &str) {
     warn!(
