@@ -9,7 +9,7 @@ use super::{
     Properties,
     delta::{self, Delta, Deltas},
     destination::{Destination, reply_destination},
-    tail::{Tail, Tails},
+    tail::{Forms, Tail, Tails},
 };
 use crate::telemetry::{ReadAt, SentAt};
 
@@ -135,10 +135,22 @@ impl Message {
         own.into_iter().chain(headers).chain(cc).sum()
     }
 
-    /// About how many bytes its tail takes, which is kept from the first delivery on.
+    /// About how many bytes its tails take: each is kept from its first delivery on.
     #[must_use]
     pub fn tail_weight(&self) -> usize {
-        self.tail_room(&self.body)
+        let headers = self.properties.headers.iter();
+        let headers = headers.flat_map(|(name, value)| [&**name, &**value]);
+        let key = [&*self.exchange, &*self.routing_key];
+        let texts = key.into_iter().chain(headers);
+        let texts = texts.chain(self.properties.texts());
+        let (mut forms, mut escapes) = (Forms::One, 0_usize);
+        for byte in texts.flat_map(str::bytes) {
+            let of_byte = Forms::of(byte);
+            forms = forms.max(of_byte);
+            escapes = escapes.saturating_add(usize::from(of_byte != Forms::One));
+        }
+        let each = self.tail_room(&self.body).saturating_add(escapes);
+        each.saturating_mul(forms.count())
     }
 
     /// Room for a tail with that body.
@@ -153,12 +165,13 @@ impl Message {
             .sum();
         let key = [self.exchange.len(), self.routing_key.len()];
         let rest = [REST, headers, body.len()];
-        rest.into_iter().chain(key).sum()
+        let texts = self.properties.texts().map(str::len);
+        rest.into_iter().chain(key).chain(texts).sum()
     }
 
     /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
-    /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
-    /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.
+    /// the empty line, the body, NUL. Encoded once (once for 1.0 and once for later versions, if a
+    /// header needs escapes) and kept. `topics` names the default topic exchange: the same one in each call.
     pub fn tail(&self, version: Version, topics: &str) -> &Tail {
         let encode = || self.encode(&self.body, version, topics);
         self.tails.get(version, encode)
@@ -194,16 +207,13 @@ impl Message {
         delta::fits(&self.body)
     }
 
-    /// The tail, and whether a header needs escapes in some version.
-    fn encode(&self, body: &[u8], version: Version, topics: &str) -> (Tail, bool) {
-        let special = |text: &str| {
-            text.bytes()
-                .any(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0))
-        };
+    /// The tail, and how many forms it has.
+    fn encode(&self, body: &[u8], version: Version, topics: &str) -> (Tail, Forms) {
         let mut out = Vec::with_capacity(self.tail_room(body));
-        let mut escapes = false;
+        let mut forms = Forms::One;
         self.visit_headers(topics, |name, value| {
-            escapes |= special(name) || special(value);
+            let bytes = name.bytes().chain(value.bytes());
+            forms = bytes.map(Forms::of).fold(forms, Ord::max);
             encode::header(&mut out, version, name, value);
         });
         encode::body(&mut out, body);
@@ -211,7 +221,7 @@ impl Message {
             bytes: out.into(),
             is_text: std::str::from_utf8(body).is_ok(),
         };
-        (tail, escapes)
+        (tail, forms)
     }
 
     /// The headers in the order of RabbitMQ's plug-in: the AMQP headers, then the properties.

@@ -59,9 +59,9 @@ macro_rules! define {
                 [$(($header, self.$field.shown())),+]
             }
 
-            /// The bytes of all texts.
-            fn texts_len(&self) -> usize {
-                [$(self.$field.text_len()),+].iter().sum()
+            /// Those that are texts and set.
+            pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+                [$(self.$field.text()),+].into_iter().flatten()
             }
         }
     };
@@ -85,8 +85,8 @@ impl Properties {
             .headers
             .iter()
             .flat_map(|(name, value)| [PER_HEADER, name.len(), value.len()]);
-        let fixed = [FIXED, self.texts_len()];
-        fixed.into_iter().chain(headers).sum()
+        let texts = self.texts().map(str::len);
+        std::iter::once(FIXED).chain(texts).chain(headers).sum()
     }
 }
 
@@ -95,9 +95,9 @@ trait Value {
     /// As text; `None`: it is not set.
     fn shown(&self) -> Option<Cow<'_, str>>;
 
-    /// Its bytes, if it is a text.
-    fn text_len(&self) -> usize {
-        0
+    /// The same, if it is a text.
+    fn text(&self) -> Option<&str> {
+        None
     }
 }
 
@@ -106,8 +106,8 @@ impl Value for Option<Box<str>> {
         self.as_deref().map(Cow::Borrowed)
     }
 
-    fn text_len(&self) -> usize {
-        self.as_deref().map_or(0, str::len)
+    fn text(&self) -> Option<&str> {
+        self.as_deref()
     }
 }
 

@@ -19,29 +19,71 @@ pub(super) struct Tails(OnceLock<Encoded>);
 
 #[derive(Clone, Debug)]
 enum Encoded {
-    /// Nothing in it needs an escape: the same bytes in every version.
-    Plain(Tail),
-    /// One for each version, when it is asked for.
-    Escaped(Box<[OnceLock<Tail>; Version::ALL.len()]>),
+    /// The same bytes in every version.
+    One(Tail),
+    /// Each when it is asked for, at the first version that has it.
+    Several(Forms, Box<[OnceLock<Tail>; Version::ALL.len()]>),
+}
+
+/// How many forms a tail has, by the bytes in its headers: each is kept with the whole body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Forms {
+    /// Nothing is escaped.
+    #[default]
+    One,
+    /// Of 1.0, which has no escapes, and of 1.1 and 1.2.
+    Two,
+    /// Of each version: 1.1 has no escape for CR.
+    Three,
+}
+
+impl Forms {
+    /// Those that a tail has because of this byte in a header. (A NUL is replaced in every version.)
+    pub(super) const fn of(byte: u8) -> Self {
+        match byte {
+            b'\r' => Self::Three,
+            b'\n' | b':' | b'\\' => Self::Two,
+            _ => Self::One,
+        }
+    }
+
+    pub(super) const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Three => 3,
+        }
+    }
+
+    /// The first version of the same form.
+    const fn first_like(self, version: Version) -> Version {
+        match (self, version) {
+            (Self::One, _) => Version::V1_0,
+            (Self::Two, Version::V1_2) => Version::V1_1,
+            (Self::Two | Self::Three, version) => version,
+        }
+    }
 }
 
 impl Tails {
-    /// The tail of a version. `encode` gives it, and whether a header needs escapes in some version.
-    pub(super) fn get(&self, version: Version, encode: impl Fn() -> (Tail, bool)) -> &Tail {
+    /// The tail of a version. `encode` gives it, and how many forms there are.
+    pub(super) fn get(&self, version: Version, encode: impl Fn() -> (Tail, Forms)) -> &Tail {
         let encoded = self.0.get_or_init(|| {
-            let (tail, escapes) = encode();
-            if escapes {
-                let tails: Box<[OnceLock<Tail>; Version::ALL.len()]> = Box::default();
-                // It is empty.
-                let _ = of_version(&tails, version).set(tail);
-                Encoded::Escaped(tails)
-            } else {
-                Encoded::Plain(tail)
+            let (tail, forms) = encode();
+            if forms == Forms::One {
+                return Encoded::One(tail);
             }
+            let tails: Box<[OnceLock<Tail>; Version::ALL.len()]> = Box::default();
+            // It is empty.
+            let _ = of_version(&tails, forms.first_like(version)).set(tail);
+            Encoded::Several(forms, tails)
         });
         match encoded {
-            Encoded::Plain(tail) => tail,
-            Encoded::Escaped(tails) => of_version(tails, version).get_or_init(|| encode().0),
+            Encoded::One(tail) => tail,
+            Encoded::Several(forms, tails) => {
+                let tail = of_version(tails, forms.first_like(version));
+                tail.get_or_init(|| encode().0)
+            }
         }
     }
 }
