@@ -59,6 +59,8 @@ struct MailboxState {
     shared: VecDeque<Parcel>,
     /// The bytes of `shared`.
     bytes: usize,
+    /// How many of `shared` must not be dropped, and their bytes.
+    kept: (usize, usize),
     /// Dropped since the last parcel was taken.
     dropped: u32,
     /// True if `shared` was conflated since it was last empty: no two of its parcels are for the
@@ -138,8 +140,8 @@ pub(super) enum Offer {
     Closed,
 }
 
-/// What is left for others, of the room for messages: an offer takes no more than half of it, and
-/// the next is made when a quarter waits.
+/// What is left for others, of the room for messages: offers take no more than half of it, and the
+/// next is made when a quarter waits. What the policy may drop is not in their way.
 const OFFERS: usize = 2;
 const FEW_WAIT: usize = 4;
 
@@ -188,41 +190,36 @@ impl Mailbox {
     }
 
     /// Adds a message of a journal, of which a client catches up, unless there is no room for it: the
-    /// policy is not for messages of the past.
+    /// policy is not for messages of the past. But what it may drop makes room for them, or a flood of it
+    /// would keep them out for ever.
     pub(super) fn offer(&self, subscription: SubscriptionId, message: &Arc<Message>) -> Offer {
         let mut state = self.state.lock();
+        let state = &mut *state;
         if state.closed {
             return Offer::Closed;
         }
-        let limits = MailboxConfig {
-            max_messages: self.limits.max_messages.div_ceil(OFFERS),
-            max_bytes: self.limits.max_bytes / OFFERS,
-            ..self.limits
-        };
         let size = message.weight();
-        let acks = state.acks_of(subscription);
-        let is_full_of_past = acks.is_some_and(|acks| acks.is_full_of_past());
-        if is_full_of_past
-            || state.holds_too_much(size, &limits)
-            || state.is_full_of_others(size, &limits)
-            || state.is_full(size, &self.limits)
-        {
+        let acks = state.acks_of(subscription).map(Arc::clone);
+        let is_full_of_past = acks.as_ref().is_some_and(|acks| acks.is_full_of_past());
+        let is_refused = is_full_of_past
+            || state.is_full_of_offers(size, &self.limits)
+            || !self.find_room(state, size);
+        if is_refused {
             state.room.get_or_insert_default().wanted = size;
             return Offer::Full;
         }
         let tag = acks.map_or(0, |acks| acks.give(message));
-        state.bytes = state.bytes.saturating_add(size);
-        state.shared.push_back(Parcel {
-            subscription,
-            message: Arc::clone(message),
-            tag,
-            redelivered: message.may_be_known,
-            is_past: true,
-            dropped: 0,
-            conflated: 0,
-        });
+        state.keep(subscription, message, tag);
         state.wake();
         Offer::Taken
+    }
+
+    /// Whether there is room for a message that must not be dropped; what the policy may drop gives way.
+    fn find_room(&self, state: &mut MailboxState, size: usize) -> bool {
+        let is_too_much = |state: &MailboxState| {
+            state.is_full(size, &self.limits) || state.holds_too_much(size, &self.limits)
+        };
+        !is_too_much(state) || state.make_room(self.limits.overflow, is_too_much)
     }
 
     /// Waits until there is room for the message that was offered last to this subscription, or the
@@ -325,29 +322,14 @@ impl Mailbox {
         }
         let size = message.weight();
         if let Some(acks) = state.acks_of(subscription).map(Arc::clone) {
-            // None is left out: the client comes back for it. But what the policy lets go of other
-            // subscriptions gives way.
-            let is_too_much = |state: &MailboxState| {
-                state.is_full(size, &self.limits) || state.holds_too_much(size, &self.limits)
-            };
-            let has_room = !acks.is_full()
-                && (!is_too_much(state) || state.make_room(self.limits.overflow, is_too_much));
-            if !has_room {
+            // None is left out: the client comes back for it.
+            if acks.is_full() || !self.find_room(state, size) {
                 telemetry::mailbox_overflow(Overflow::Disconnect.as_str());
                 state.close(Problem::SlowConsumer);
                 return false;
             }
             let tag = acks.give(message);
-            state.bytes = state.bytes.saturating_add(size);
-            state.shared.push_back(Parcel {
-                subscription,
-                message: Arc::clone(message),
-                tag,
-                redelivered: message.may_be_known,
-                is_past: true,
-                dropped: 0,
-                conflated: 0,
-            });
+            state.keep(subscription, message, tag);
             return true;
         }
         if state.conflated {
@@ -713,35 +695,48 @@ impl MailboxState {
         messages >= limits.max_messages || (bytes > limits.max_bytes && messages > 0)
     }
 
-    /// The same, without the messages in lanes.
-    fn is_full_of_others(&self, size: usize, limits: &MailboxConfig) -> bool {
-        self.shared.len() >= limits.max_messages
-            || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
+    /// The messages that are in the way of an offer, and their bytes: not those that the policy may drop.
+    fn in_the_way(&self, overflow: Overflow) -> (usize, usize) {
+        match overflow {
+            Overflow::Disconnect => (self.shared.len(), self.bytes),
+            Overflow::DropOldest | Overflow::Conflate => self.kept,
+        }
+    }
+
+    /// True if offers have their half already, and this one would be more.
+    fn is_full_of_offers(&self, size: usize, limits: &MailboxConfig) -> bool {
+        let half = limits.max_bytes / OFFERS;
+        let (messages, bytes) = self.in_the_way(limits.overflow);
+        let with_it = bytes.saturating_add(size);
+        messages >= limits.max_messages.div_ceil(OFFERS)
+            || (with_it > half && messages > 0)
+            || self.holds_too_much_beside(with_it, half)
     }
 
     /// True if the client has left messages unacknowledged, which may have to be written again, and
     /// they leave no room for one more of that size.
     fn holds_too_much(&self, size: usize, limits: &MailboxConfig) -> bool {
+        self.holds_too_much_beside(self.bytes.saturating_add(size), limits.max_bytes)
+    }
+
+    fn holds_too_much_beside(&self, bytes: usize, most: usize) -> bool {
         let held = self
             .dedicated
             .as_ref()
             .map_or(0, |waiting| waiting.held.bytes());
-        let all = held.saturating_add(self.bytes).saturating_add(size);
-        held > 0 && all > limits.max_bytes
+        held > 0 && held.saturating_add(bytes) > most
     }
 
     /// True if only a few messages of feeds wait, and the one that is wanted finds room.
     fn has_room(&self, limits: &MailboxConfig) -> bool {
         let wanted = self.room.as_ref().map_or(0, |room| room.wanted);
-        let is_roomy = self.shared.is_empty()
-            || self.shared.len() <= limits.max_messages / FEW_WAIT
-                && self.bytes <= limits.max_bytes / FEW_WAIT
-                && self.bytes.saturating_add(wanted) <= limits.max_bytes / OFFERS;
-        let half = MailboxConfig {
-            max_bytes: limits.max_bytes / OFFERS,
-            ..*limits
-        };
-        is_roomy && !self.is_full(wanted, limits) && !self.holds_too_much(wanted, &half)
+        let (messages, bytes) = self.in_the_way(limits.overflow);
+        let are_few =
+            messages <= limits.max_messages / FEW_WAIT && bytes <= limits.max_bytes / FEW_WAIT;
+        let gives_way = limits.overflow != Overflow::Disconnect;
+        (messages == 0 || are_few)
+            && !self.is_full_of_offers(wanted, limits)
+            && (gives_way || !self.is_full(wanted, limits))
     }
 
     /// How far its client has acknowledged.
@@ -799,15 +794,38 @@ impl MailboxState {
         (!waiting.is_idle()).then_some(waiting)
     }
 
+    /// Adds a message that must not be dropped.
+    fn keep(&mut self, subscription: SubscriptionId, message: &Arc<Message>, tag: u64) {
+        let size = message.weight();
+        self.bytes = self.bytes.saturating_add(size);
+        let (messages, bytes) = self.kept;
+        self.kept = (messages.saturating_add(1), bytes.saturating_add(size));
+        self.shared.push_back(Parcel {
+            subscription,
+            message: Arc::clone(message),
+            tag,
+            redelivered: message.may_be_known,
+            is_past: true,
+            dropped: 0,
+            conflated: 0,
+        });
+    }
+
     fn take_shared(&mut self) -> Option<Parcel> {
         let mut parcel = self.shared.pop_front()?;
         parcel.dropped = std::mem::take(&mut self.dropped);
         if self.shared.is_empty() {
             self.shared = VecDeque::new();
             self.bytes = 0;
+            self.kept = (0, 0);
             self.conflated = false;
         } else {
-            self.bytes = self.bytes.saturating_sub(parcel.message.weight());
+            let size = parcel.message.weight();
+            self.bytes = self.bytes.saturating_sub(size);
+            if parcel.is_past {
+                let (messages, bytes) = self.kept;
+                self.kept = (messages.saturating_sub(1), bytes.saturating_sub(size));
+            }
         }
         Some(parcel)
     }

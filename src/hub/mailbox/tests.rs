@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 
 use super::*;
 use crate::broker::{DeliverySink as _, Properties};
@@ -237,6 +238,50 @@ fn what_may_be_dropped_gives_way_to_what_is_acknowledged() {
     mailbox.push_shared(FIRST, &at(0));
     let left = [("2=x", 1), ("k=0123456789", 0), ("3=x", 0)];
     assert_eq!(all(&mailbox), shown(&left));
+}
+
+/// A flood keeps the mailbox full for ever, but what the policy may drop of it is in nobody's way.
+#[test]
+fn what_may_be_dropped_gives_way_to_the_past() {
+    for overflow in [Overflow::DropOldest, Overflow::Conflate] {
+        let mailbox = Mailbox::new(limits(8, 1 << 20, overflow));
+        let mut keys = 0..;
+        let mut flood = || {
+            let key: i32 = keys.next().unwrap();
+            mailbox.push_shared(SECOND, &message(&key.to_string(), "x"));
+        };
+        (0..8).for_each(|_| flood());
+        assert!(mailbox.room(FIRST).now_or_never().is_some(), "{overflow:?}");
+        let (mut given, mut taken) = (0, 0);
+        for _ in 0..32 {
+            let parcel = take_parcel(&mailbox).unwrap();
+            taken += u64::from(parcel.subscription == FIRST);
+            flood();
+            if mailbox.offer(FIRST, &at(given)) == Offer::Taken {
+                given += 1;
+            }
+            assert!(given - taken <= 4 && mailbox.waiting().0 <= 8);
+        }
+        assert!(taken > 8, "{overflow:?}: {taken} of {given}");
+        // It has half of the room, and goes on when a quarter waits.
+        while mailbox.offer(FIRST, &at(given)) == Offer::Taken {
+            given += 1;
+        }
+        let mut room = Box::pin(mailbox.room(FIRST));
+        assert!((&mut room).now_or_never().is_none());
+        for _ in 0..8 {
+            assert!(take_parcel(&mailbox).is_some());
+            flood();
+        }
+        assert!((&mut room).now_or_never().is_some(), "{overflow:?}");
+    }
+    // Nothing may be dropped.
+    let mailbox = Mailbox::new(limits(8, 1 << 20, Overflow::Disconnect));
+    for key in ["1", "2", "3", "4"] {
+        mailbox.push_shared(SECOND, &message(key, "x"));
+    }
+    assert_eq!(mailbox.offer(FIRST, &at(0)), Offer::Full);
+    assert_eq!(mailbox.waiting().0, 4);
 }
 
 /// What a client holds takes room, too, and others' messages may have filled the rest.
