@@ -201,7 +201,8 @@ async fn publishing_is_bounded_in_time() {
     .await;
 }
 
-/// A queue's process hangs. More clients send to it than there are places in all.
+/// A queue's process hangs. More clients send to it than there are places in all; some of them go to and
+/// fro, and so are on the common lane.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_that_does_not_confirm_leaves_room_to_others() {
     let rabbit = Arc::new(RabbitMq::own().await);
@@ -215,6 +216,7 @@ async fn an_exchange_that_does_not_confirm_leaves_room_to_others() {
     let node = open(&vhost, "guest", &rabbit.amqp_address(), config).await;
     node.vhost.declare_queue(&queue("stuck")).await.unwrap();
     node.send("", "stuck", "before").await;
+    node.send("amq.topic", "k", "before").await;
     process(&vhost, "stuck", "suspend").await;
     let mut stuck = Vec::new();
     for lane in 100..140 {
@@ -225,6 +227,22 @@ async fn an_exchange_that_does_not_confirm_leaves_room_to_others() {
         assert!(poll!(&mut sending).is_pending());
         stuck.push(sending);
         // The lane's task takes what it can.
+        tokio::task::yield_now().await;
+    }
+    for lane in 200..208 {
+        let send = |exchange: &str, key: &str| {
+            Box::pin(node.try_send(Publish {
+                lane,
+                ..message(exchange, key, "to and fro")
+            }))
+        };
+        let mut elsewhere = send("amq.topic", "k");
+        assert!(poll!(&mut elsewhere).is_pending());
+        let mut sending = send("", "stuck");
+        assert!(poll!(&mut sending).is_pending());
+        assert_eq!(tokio::time::timeout(DEADLINE, elsewhere).await, Ok(Ok(())));
+        assert!(poll!(&mut sending).is_pending());
+        stuck.push(sending);
         tokio::task::yield_now().await;
     }
     let sending = node.try_send(message("amq.topic", "k", "elsewhere"));

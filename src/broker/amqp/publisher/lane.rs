@@ -91,8 +91,10 @@ pub(super) struct Job {
 pub(super) struct Held {
     pub(super) turn: Place,
     pub(super) _owner: Option<Place>,
-    /// Of its lane's places for messages without an answer, and of all.
-    pub(super) _pending: [OwnedSemaphorePermit; 2],
+    /// Of the places for messages without an answer: of its exchange, of its lane, and of all.
+    pub(super) _of_exchange: OwnedSemaphorePermit,
+    pub(super) _of_lane: Option<OwnedSemaphorePermit>,
+    pub(super) _of_all: OwnedSemaphorePermit,
 }
 
 impl Job {
@@ -222,8 +224,8 @@ pub(super) struct Manner {
     /// It serves one exchange: as long as that is not known to be there, messages go alone. If
     /// not, its messages are to exchanges that are known.
     pub(super) own: bool,
-    /// Messages without an answer, at most: those that wait for the lane's task as well.
-    pub(super) max_pending: usize,
+    /// Messages that were answered as late and whose confirm is still awaited, at most.
+    pub(super) max_overdue: usize,
 }
 
 /// What came of a message that was sent.
@@ -334,7 +336,7 @@ impl Lane {
                     idle.as_mut().reset(after(IDLE));
                 }
             }
-            if self.overdue.len() >= self.manner.max_pending {
+            if self.overdue.len() >= self.manner.max_overdue {
                 self.abandon();
             }
         }

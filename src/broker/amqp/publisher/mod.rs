@@ -13,7 +13,9 @@
 //!    so do `mandatory` messages, which go in [`round`]s; others do not wait for them.
 //! 4. What takes the broker long to route has a lane, too, and each owner one message at a time on
 //!    it ([`Publish::slow`]).
-//! 5. Where a channel is closed all the same, [`flight`] says what became of each message. What
+//! 5. Whichever lanes an exchange's messages are on, they take no more of the places for messages without
+//!    an answer than its [`shares`]: one whose queues do not answer leaves a quarter to others.
+//! 6. Where a channel is closed all the same, [`flight`] says what became of each message. What
 //!    the broker threw away is sent again, in order.
 //!
 //! A sender with messages under way on one lane waits before it goes on another ([`turns`]), since
@@ -24,6 +26,7 @@ mod flight;
 mod known;
 mod lane;
 mod round;
+mod shares;
 mod turns;
 
 use std::{
@@ -45,6 +48,7 @@ use tokio::{
 use self::{
     known::Known,
     lane::{Held, Job, Lane, LaneShared, Manner},
+    shares::Shares,
     turns::{LaneNumber, Sender, Turns},
 };
 use super::{
@@ -93,6 +97,7 @@ struct Lanes {
     own: HashMap<Box<str>, Vec<(Kind, Arc<Handle>)>>,
     /// Of all that have none of their own.
     common: Vec<(Kind, Arc<Handle>)>,
+    shares: Shares,
     next: u64,
     tasks: JoinSet<()>,
 }
@@ -112,9 +117,29 @@ enum Kind {
 struct Handle {
     number: LaneNumber,
     jobs: mpsc::Sender<Job>,
-    /// Its places for messages without an answer.
-    share: Arc<Semaphore>,
+    /// Its own places for messages without an answer, where those to several exchanges wait for one
+    /// another: others' need not suffer for them.
+    share: Option<Arc<Semaphore>>,
     is_proved: Arc<AtomicBool>,
+}
+
+/// Where a message goes.
+struct Way {
+    lane: Arc<Handle>,
+    /// The places of its exchange for such messages.
+    of_exchange: Arc<Semaphore>,
+}
+
+impl PublisherConfig {
+    /// Messages of a kind without an answer, to one exchange, at most. All kinds together leave a quarter
+    /// of the places to others.
+    fn share(&self, kind: Kind) -> usize {
+        let all = self.max_pending;
+        match kind {
+            Kind::Fast(_) => (all.checked_div(self.lanes).unwrap_or(all) / 2).max(1),
+            Kind::Alone | Kind::Slow => (all / 8).max(1),
+        }
+    }
 }
 
 impl Publisher {
@@ -200,12 +225,12 @@ impl Publisher {
 
     /// Waits for a message's turn, and gives it to its lane; back, if that has ended.
     async fn hand_over(&self, mut job: Job, order: &mut Order) -> Result<(), Box<Job>> {
-        let (lane, place) = loop {
-            let lane = self.lane_for(&job, order);
-            let entering = self.turns.enter(&order.connection, lane.number);
+        let (Way { lane, of_exchange }, place) = loop {
+            let way = self.way_of(&job, order);
+            let entering = self.turns.enter(&order.connection, way.lane.number);
             match entering.now_or_never() {
-                Some(place) => break (lane, place),
-                None if self.change_lanes(&lane, order).await => {}
+                Some(place) => break (way, place),
+                None if self.change_lanes(&way.lane, order).await => {}
                 None => {
                     job.leave_out();
                     return Ok(());
@@ -216,28 +241,39 @@ impl Publisher {
             Some(owner) => Some(self.turns.enter(owner, lane.number).await),
             None => None,
         };
-        // A sender that waits for the lane's task, or for a place of its share, has none of the places
-        // that are everybody's: those who publish elsewhere need them.
+        // A sender that waits has nothing that those need who publish elsewhere: nothing of the lane while
+        // it waits for its exchange's places, and none of everybody's while it waits for the lane's task.
+        let Ok(of_exchange) = of_exchange.acquire_owned().await else {
+            return Ok(());
+        };
         let Ok(slot) = lane.jobs.reserve().await else {
             return Err(Box::new(job));
         };
-        let Ok(pending) = self.room_on(&lane).await else {
+        let Ok((of_lane, of_all)) = self.room_on(&lane).await else {
             return Ok(());
         };
         job.held = Some(Held {
             turn: place,
             _owner: owner,
-            _pending: pending,
+            _of_exchange: of_exchange,
+            _of_lane: of_lane,
+            _of_all: of_all,
         });
         slot.send(job);
         Ok(())
     }
 
-    /// Waits for a place of the lane's share, and for one of all.
-    async fn room_on(&self, lane: &Handle) -> Result<[OwnedSemaphorePermit; 2], AcquireError> {
-        let of_lane = Arc::clone(&lane.share).acquire_owned().await?;
+    /// Waits for a place of the lane, if those are counted, and for one of all.
+    async fn room_on(
+        &self,
+        lane: &Handle,
+    ) -> Result<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit), AcquireError> {
+        let of_lane = match &lane.share {
+            Some(share) => Some(Arc::clone(share).acquire_owned().await?),
+            None => None,
+        };
         let of_all = Arc::clone(&self.pending).acquire_owned().await?;
-        Ok([of_lane, of_all])
+        Ok((of_lane, of_all))
     }
 
     /// Waits until the sender's messages on another lane have their answers. False if one of them was
@@ -249,7 +285,7 @@ impl Publisher {
         self.turns.all_answered(&order.connection).await
     }
 
-    fn lane_for(&self, job: &Job, order: &Order) -> Arc<Handle> {
+    fn way_of(&self, job: &Job, order: &Order) -> Way {
         let mut lanes = self.lanes.lock();
         let exchange = job.exchange.as_str();
         let fast = Kind::Fast(order.turn);
@@ -261,23 +297,24 @@ impl Publisher {
             fast
         };
         let own = lanes.own(exchange, kind, self);
-        if kind != fast {
-            return own.unwrap_or_else(|| lanes.common(kind, self));
-        }
-        let is_there = match &own {
+        let is_there = || match &own {
             Some(own) => own.is_proved.load(Ordering::Relaxed),
             None => self.shared.known.is_there(exchange),
         };
-        match own {
-            // On the common lane are messages to other exchanges: none that may not be there.
-            _ if is_there
-                && (order.alternates || lanes.is_on_common(&order.connection, fast, self)) =>
-            {
-                lanes.common(fast, self)
-            }
-            Some(own) => own,
-            None if is_there => lanes.common(fast, self),
-            None => lanes.common(Kind::Alone, self),
+        // On the common lane are messages to other exchanges: none that may not be there.
+        let sender = &order.connection;
+        let is_common = kind == fast
+            && (own.is_none() || order.alternates || lanes.is_on_common(sender, fast, self))
+            && is_there();
+        let (lane, kind) = match own {
+            Some(own) if !is_common => (own, kind),
+            None if kind == fast && !is_common => (lanes.common(Kind::Alone, self), Kind::Alone),
+            _ => (lanes.common(kind, self), kind),
+        };
+        let places = self.config.share(kind);
+        Way {
+            lane,
+            of_exchange: lanes.shares.of(exchange, kind, places),
         }
     }
 }
@@ -340,20 +377,14 @@ impl Lanes {
     }
 
     fn start(&mut self, kind: Kind, own: bool, publisher: &Publisher) -> Arc<Handle> {
-        let PublisherConfig {
-            lanes, max_pending, ..
-        } = publisher.config;
         let is_fast = matches!(kind, Kind::Fast(_));
         let manner = Manner {
             alone: !is_fast,
             own,
-            // One exchange whose queues do not answer leaves a quarter of the places to others.
-            max_pending: match is_fast {
-                true => (max_pending.checked_div(lanes).unwrap_or(max_pending) / 2).max(1),
-                false => (max_pending / 8).max(1),
-            },
+            max_overdue: publisher.config.share(kind),
         };
-        let share = manner.max_pending.min(Semaphore::MAX_PERMITS);
+        let places = manner.max_overdue.min(Semaphore::MAX_PERMITS);
+        let is_shared = !own && !is_fast;
         let (jobs, receiver) = mpsc::channel(WAITING);
         let is_proved = Arc::new(AtomicBool::new(false));
         let lane = Lane::new(
@@ -370,7 +401,7 @@ impl Lanes {
                 is_fast,
             },
             jobs,
-            share: Arc::new(Semaphore::new(share)),
+            share: is_shared.then(|| Arc::new(Semaphore::new(places))),
             is_proved,
         })
     }
