@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    answer::{Answer, Refusal, Reply, Request},
+    answer::{Answer, Reply, Request},
     overview::fit,
     presence::no_session_heard,
 };

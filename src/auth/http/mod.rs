@@ -92,7 +92,7 @@ pub struct HttpAuthenticator {
 #[derive(Debug)]
 enum Way {
     /// By a call of its own.
-    Alone(Path),
+    Alone(Box<Path>),
     /// Together with others.
     Together(Arc<Batches>),
 }
@@ -167,7 +167,9 @@ impl HttpAuthenticator {
             (_, Some(batches)) if config.is_batched(call) => {
                 Ok(Some(Way::Together(Arc::clone(batches))))
             }
-            ((key, Some(text)), _) => Path::read(key, &text).map(Way::Alone).map(Some),
+            ((key, Some(text)), _) => {
+                Path::read(key, &text).map(|path| Some(Way::Alone(Box::new(path))))
+            }
         };
         let user = way(Call::User)?;
         // Tokens can be the only logins, and the hook be asked for rights alone.
@@ -338,7 +340,7 @@ impl HttpAuthenticator {
                     return Err(Refusal::Denied(Some(TOO_LONG_FOR_GET.into())));
                 }
                 telemetry::hook_called(call.name(), begun.elapsed(), answer.is_err());
-                (path, answer)
+                (&**path, answer)
             }
             Way::Together(batches) => {
                 let question = (call, &*parameters);

@@ -278,7 +278,7 @@ impl Hook {
         self.asked.lock().push(question);
         self.gate.pass().await;
         if !takes.is_zero() {
-            tokio::time::sleep(takes).await;
+            sleep(takes).await;
         }
         if let Some(gate) = held {
             gate.pass().await;
