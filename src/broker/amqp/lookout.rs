@@ -12,11 +12,14 @@
 //! All links then leave the node ([`Hosts::leave`]), as if it had closed them. A feed whose queue is
 //! there is found to be without it; to other feeds it is a lost link.
 //!
+//! Each node is looked at by itself: an address that drops all it is sent takes as long as a login may,
+//! and delays no judgement of others.
+//!
 //! Where the broker has one address, nothing is asked: there would be nowhere to go. But its name is
 //! resolved anew from time to time: it may stand for more addresses than when a link was last made.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -90,9 +93,9 @@ struct Lookout<A: Ask> {
     /// To nodes that are asked often.
     kept: Mutex<HashMap<SocketAddr, A::Connection>>,
     /// Nodes that all links left; when each was asked last.
-    left: HashMap<SocketAddr, (Address, Instant)>,
+    left: Mutex<HashMap<SocketAddr, (Address, Instant)>>,
     /// When addresses were looked for, where there was only one.
-    looked: Option<Instant>,
+    looked: Mutex<Option<Instant>>,
 }
 
 /// Looks out, for ever.
@@ -101,13 +104,7 @@ pub(super) async fn keep(config: LinkConfig) {
     let Ok(questions) = Questions::new(config) else {
         return;
     };
-    let mut lookout = Lookout::new(hosts, questions, login);
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        lookout.round().await;
-    }
+    Lookout::new(hosts, questions, login).run().await;
 }
 
 impl<A: Ask> Lookout<A> {
@@ -117,25 +114,78 @@ impl<A: Ask> Lookout<A> {
             asking,
             login,
             kept: Mutex::default(),
-            left: HashMap::new(),
-            looked: None,
+            left: Mutex::default(),
+            looked: Mutex::default(),
         }
     }
 
-    /// Asks every node that links lead to.
-    async fn round(&mut self) {
-        if !self.has_choice().await {
-            return;
+    /// Looks at each node from time to time, and at none twice at a time.
+    async fn run(&self) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = FuturesUnordered::new();
+        let mut under_way = HashSet::new();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    for (address, was_left) in self.due().await {
+                        if under_way.insert(address.socket) {
+                            looks.push(self.look(address, was_left));
+                        }
+                    }
+                }
+                Some(socket) = looks.next() => {
+                    under_way.remove(&socket);
+                }
+            }
         }
-        self.visit().await;
+    }
+
+    /// The nodes to look at now, and whether links have left them: those that links lead to, and from
+    /// time to time those that were left.
+    async fn due(&self) -> Vec<(Address, bool)> {
+        if !self.has_choice().await {
+            return Vec::new();
+        }
         let used = self.hosts.used();
         let is_used = |socket: SocketAddr| used.iter().any(|used| used.socket == socket);
         self.kept.lock().retain(|socket, _| is_used(*socket));
+        let left = self.left.lock();
+        let left = left.values();
+        let left = left.filter(|(_, asked)| asked.elapsed() >= AGAIN);
+        let left = left.map(|(address, _)| (address.clone(), true));
+        let used = used.iter().map(|address| (address.clone(), false));
+        left.chain(used).collect()
+    }
+
+    /// Whether there is more than one node.
+    async fn has_choice(&self) -> bool {
+        let is_due = |looked: Instant| looked.elapsed() >= AGAIN;
+        let looked = *self.looked.lock();
+        if !self.hosts.are_many() && looked.is_none_or(is_due) {
+            *self.looked.lock() = Some(Instant::now());
+            self.hosts.look_up(AT_ONCE).await;
+        }
+        self.hosts.are_many()
+    }
+
+    /// Looks at a node; where it is.
+    async fn look(&self, address: Address, was_left: bool) -> SocketAddr {
+        let socket = address.socket;
+        match was_left {
+            true => self.visit(address).await,
+            false => self.judge(address).await,
+        }
+        socket
+    }
+
+    /// Has all links leave a node if it is cut off.
+    async fn judge(&self, address: Address) {
         let [first, second] = SILENCE;
-        let silent = self.silent(used, first).await;
-        if silent.is_empty() {
+        if self.ask(&address, false, first).await != Answer::Silence {
             return;
         }
+        let silent = vec![address.clone()];
         let others = self.hosts.others(&silent, AT_ONCE).await;
         let met = watch::Sender::new(0);
         let (silent, others) = tokio::join!(
@@ -145,38 +195,12 @@ impl<A: Ask> Lookout<A> {
         // At the same time: who has a new leader has it for both.
         let (silent, others) =
             tokio::join!(self.answers(silent, second), self.answers(others, AT_ONCE));
-        let is_given = |(_, answer): &(Address, Answer)| *answer == Answer::Given;
-        if !others.iter().any(is_given) {
-            return;
-        }
-        for (address, answer) in silent {
-            if answer != Answer::Silence {
-                continue;
-            }
+        if silent.contains(&Answer::Silence) && others.contains(&Answer::Given) {
             telemetry::broker_node_cut_off(&address);
             self.hosts.leave(&address);
             let now = Instant::now();
-            self.left.insert(address.socket, (address, now));
+            self.left.lock().insert(address.socket, (address, now));
         }
-    }
-
-    /// Whether there is more than one node.
-    async fn has_choice(&mut self) -> bool {
-        let is_due = |looked: Instant| looked.elapsed() >= AGAIN;
-        if !self.hosts.are_many() && self.looked.is_none_or(is_due) {
-            self.looked = Some(Instant::now());
-            self.hosts.look_up(AT_ONCE).await;
-        }
-        self.hosts.are_many()
-    }
-
-    /// Those of these that say nothing.
-    async fn silent(&self, addresses: Vec<Address>, patience: Duration) -> Vec<Address> {
-        let asking = addresses.into_iter().map(|address| async move {
-            let answer = self.ask(&address, false, patience).await;
-            (answer == Answer::Silence).then_some(address)
-        });
-        join_all(asking).await.into_iter().flatten().collect()
     }
 
     /// Asks one, `afresh`: on a new connection.
@@ -256,37 +280,30 @@ impl<A: Ask> Lookout<A> {
         &self,
         nodes: Vec<(Address, A::Connection)>,
         patience: Duration,
-    ) -> Vec<(Address, Answer)> {
+    ) -> Vec<Answer> {
         let asking = nodes.into_iter().map(|(address, connection)| async move {
-            let answer = self.answer(&address, connection, patience).await;
-            (address, answer)
+            self.answer(&address, connection, patience).await
         });
         join_all(asking).await
     }
 
-    /// Asks nodes that were left, so that links try them last for as long as they are cut off.
-    async fn visit(&mut self) {
-        let due = self.left.values();
-        let due = due.filter(|(_, asked)| asked.elapsed() >= AGAIN);
-        let due: Vec<_> = due.map(|(address, _)| address.clone()).collect();
+    /// Asks a node that was left, so that links try it last for as long as it is cut off.
+    async fn visit(&self, address: Address) {
         let [_, patience] = SILENCE;
-        let asking = due.iter().map(|address| self.ask(address, true, patience));
-        let answers = join_all(asking).await;
-        let now = Instant::now();
-        for (address, answer) in due.into_iter().zip(answers) {
-            match answer {
-                Answer::Silence => {
-                    self.hosts.failed(&address);
-                    self.left.insert(address.socket, (address, now));
-                }
-                Answer::Given => {
-                    telemetry::broker_node_is_back(&address);
-                    self.left.remove(&address.socket);
-                }
-                // It is down now, which is no return.
-                Answer::Gone => {
-                    self.left.remove(&address.socket);
-                }
+        let answer = self.ask(&address, true, patience).await;
+        let mut left = self.left.lock();
+        match answer {
+            Answer::Silence => {
+                self.hosts.failed(&address);
+                left.insert(address.socket, (address, Instant::now()));
+            }
+            Answer::Given => {
+                telemetry::broker_node_is_back(&address);
+                left.remove(&address.socket);
+            }
+            // It is down now, which is no return.
+            Answer::Gone => {
+                left.remove(&address.socket);
             }
         }
     }
@@ -426,11 +443,17 @@ mod tests {
 
     /// The ports that links leave after some rounds; a link leads to each of the first `used`.
     async fn left(used: usize, nodes: [Node; 3]) -> Vec<u16> {
-        let (mut lookout, links) = open(used, nodes).await;
+        let (lookout, links) = open(used, nodes).await;
         for _ in 0..5 {
-            lookout.round().await;
+            round(&lookout).await;
         }
         ports_left(&links)
+    }
+
+    /// Looks at each node once, to the end.
+    async fn round(lookout: &Lookout<Cluster>) {
+        let due = lookout.due().await.into_iter();
+        join_all(due.map(|(address, was_left)| lookout.look(address, was_left))).await;
     }
 
     async fn open(used: usize, nodes: [Node; 3]) -> (Lookout<Cluster>, Vec<(u16, InUse)>) {
@@ -503,28 +526,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_drops_all_delays_no_judgement() {
+        const STEP: Duration = Duration::from_millis(100);
         let most = Duration::from_secs(7);
         let nodes = [Node::Silent, Node::Well, Node::Unreachable];
-        let (mut lookout, links) = open(1, nodes).await;
+        let (lookout, links) = open(1, nodes).await;
         let begun = Instant::now();
-        lookout.round().await;
+        round(&lookout).await;
         assert_eq!(ports_left(&links), [1]);
         assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
 
-        // Nor if links lead there.
-        let (mut lookout, links) = open(2, [Node::Well; 3]).await;
-        lookout.round().await;
-        *lookout.asking.nodes.lock() = [Node::Silent, Node::Unreachable, Node::Well];
-        let begun = Instant::now();
-        lookout.round().await;
-        assert_eq!(ports_left(&links), [1]);
-        assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
+        // Nor if links lead there: whether it begins then, or has dropped all for some time.
+        for rounds in [0, 1, 2, 3, 4, 5, 8] {
+            let (lookout, links) = open(2, [Node::Well; 3]).await;
+            let story = async {
+                sleep(EVERY - STEP).await;
+                *lookout.asking.nodes.lock() = [Node::Well, Node::Unreachable, Node::Well];
+                sleep(EVERY * rounds).await;
+                *lookout.asking.nodes.lock() = [Node::Silent, Node::Unreachable, Node::Well];
+                let begun = Instant::now();
+                while ports_left(&links).is_empty() {
+                    sleep(STEP).await;
+                }
+                begun.elapsed()
+            };
+            let took = tokio::select! {
+                () = lookout.run() => panic!("it ended"),
+                took = story => took,
+            };
+            assert_eq!(ports_left(&links), [1]);
+            assert!(took < most, "{rounds}: {took:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_that_was_left_is_tried_last_until_it_is_back() {
-        let (mut lookout, links) = open(3, [Node::Silent, Node::Well, Node::Well]).await;
-        lookout.round().await;
+        let (lookout, links) = open(3, [Node::Silent, Node::Well, Node::Well]).await;
+        round(&lookout).await;
         assert_eq!(ports_left(&links), [1]);
         drop(links);
         let last = async |lookout: &Lookout<Cluster>| {
@@ -533,16 +570,16 @@ mod tests {
         };
         for _ in 0..20 {
             advance(AGAIN / 2).await;
-            lookout.round().await;
+            round(&lookout).await;
             assert_eq!(last(&lookout).await, 1);
         }
         lookout.asking.nodes.lock()[0] = Node::Well;
         advance(AGAIN).await;
-        lookout.round().await;
-        assert!(lookout.left.is_empty());
+        round(&lookout).await;
+        assert!(lookout.left.lock().is_empty());
         let asked = lookout.asking.asked.load(Ordering::Relaxed);
         advance(AGAIN).await;
-        lookout.round().await;
+        round(&lookout).await;
         assert_eq!(
             lookout.asking.asked.load(Ordering::Relaxed),
             asked,
@@ -554,11 +591,14 @@ mod tests {
     async fn a_broker_of_one_address_is_not_asked() {
         let config = LinkConfig::of_a_test("amqp://u:p@127.0.0.1:1");
         let asking = Cluster::new([Node::Silent; 3]);
-        let mut lookout = Lookout::new(Arc::clone(&config.hosts), asking, LOGIN);
+        let lookout = Lookout::new(Arc::clone(&config.hosts), asking, LOGIN);
         let address = config.hosts.others(&[], AT_ONCE).await.remove(0);
         let _link = config.hosts.used_by(&address);
-        lookout.round().await;
+        round(&lookout).await;
         assert_eq!(lookout.asking.asked.load(Ordering::Relaxed), 0);
-        assert!(lookout.looked.is_some(), "its name may stand for more");
+        assert!(
+            lookout.looked.lock().is_some(),
+            "its name may stand for more"
+        );
     }
 }
