@@ -1,7 +1,7 @@
 //! Dedicated consumers: a channel each, so that one's error or cancellation is nobody else's,
 //! and `multiple` speaks of one subscription only.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
@@ -14,7 +14,7 @@ use lapin::{
     types::{FieldTable, ShortString},
 };
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -182,15 +182,24 @@ async fn begin(
     let queue = &request.queue.name;
     // An exclusive queue is on its own link; asked for on another, it would be locked.
     if !request.queue.exclusive
-        && let Some(trial) = links.trial(queue, deadline).await?
+        && let Some(mut trial) = links.trial(queue, deadline).await?
     {
+        let live = Arc::clone(trial.live());
         let asking = Asking {
-            live: trial.live(),
+            live: &live,
             is_shared: trial.is_shared(),
             occasion,
             deadline,
         };
-        let begun = setup(&asking, declarer, request).await;
+        let mut beginning = pin!(setup(&asking, declarer, request));
+        let begun = match timeout_at(deadline, &mut beginning).await {
+            Ok(begun) => begun,
+            // A slow connection may take for as long as it lives. Other suspects need not wait for that.
+            Err(_) => {
+                trial.end_turn();
+                beginning.await
+            }
+        };
         return links.end(trial, begun);
     }
     let link = link.map_or_else(|| links.shared(), Arc::clone);
@@ -751,6 +760,8 @@ fn gone(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::poll;
+
     use super::*;
     use crate::broker::amqp::stub::Stub;
 
@@ -790,6 +801,41 @@ mod tests {
         let (link, _first) = again(&first, 10 * PATIENCE).await.unwrap();
         let second = stub.held_back(again(&second, PATIENCE)).await;
         let (other, _second) = second.unwrap();
+        assert!(Arc::ptr_eq(&link, &other));
+        assert!(!quarantine.is_suspect("second"));
+    }
+
+    /// Its answer may come as late as its link lives, and other suspects wait for turns.
+    #[tokio::test]
+    async fn a_suspect_on_a_slow_link_keeps_no_turn() {
+        let stub = Stub::of_queues(2047).await;
+        let config = stub.config();
+        let quarantine = Arc::clone(&config.quarantine);
+        let declarer = Declarer::new(config.clone(), "node");
+        let links = ConsumerLinks::new(config);
+        quarantine.suspect(["first".into(), "second".into()]);
+        let [first, second] = ["first", "second"].map(consume);
+        let again = async |request: &Consume, patience: Duration| {
+            let (again, deadline) = (Occasion::Again, after(patience));
+            begin(&links, None, &declarer, request, again, deadline).await
+        };
+        let (link, _first) = again(&first, 10 * PATIENCE).await.unwrap();
+        let free = links.free_turns();
+        stub.hold(true);
+        let mut asking = pin!(again(&second, PATIENCE));
+        assert!(poll!(&mut asking).is_pending());
+        assert_eq!(links.free_turns(), free - 1);
+        let is_free = async {
+            while links.free_turns() < free {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            freed = timeout_at(after(10 * PATIENCE), is_free) => assert_eq!(freed, Ok(())),
+            _ = &mut asking => panic!("nothing answers"),
+        }
+        stub.hold(false);
+        let (other, _second) = asking.await.unwrap();
         assert!(Arc::ptr_eq(&link, &other));
         assert!(!quarantine.is_suspect("second"));
     }

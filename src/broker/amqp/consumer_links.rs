@@ -36,7 +36,8 @@ pub(super) struct Trial<'a> {
     live: Arc<Live>,
     /// Since when it is there, and can be asked.
     since: Instant,
-    _turn: SemaphorePermit<'a>,
+    /// `None`: it was given back.
+    turn: Option<SemaphorePermit<'a>>,
 }
 
 impl Trial<'_> {
@@ -48,6 +49,11 @@ impl Trial<'_> {
     /// Whether others are served on its link, behind whose messages an answer may stand.
     pub(super) fn is_shared(&self) -> bool {
         self.is_shared
+    }
+
+    /// Another queue may be tried, elsewhere.
+    pub(super) fn end_turn(&mut self) {
+        self.turn = None;
     }
 }
 
@@ -141,7 +147,7 @@ impl ConsumerLinks {
             is_shared,
             live,
             since: Instant::now(),
-            _turn: turn,
+            turn: Some(turn),
         }))
     }
 
@@ -199,6 +205,12 @@ impl ConsumerLinks {
             .iter()
             .filter(|link| link.was_up())
             .try_for_each(|link| link.readiness())
+    }
+
+    /// Queues that could be tried now.
+    #[cfg(test)]
+    pub(super) fn free_turns(&self) -> usize {
+        self.trials.available_permits()
     }
 
     /// Closes all of them in good order.

@@ -99,6 +99,11 @@ impl Stub {
         ended.wait_for(|ended| *ended >= count).await.unwrap();
     }
 
+    /// Says nothing more to anybody, until it is told to go on.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.seen.is_held.send_replace(is_held);
+    }
+
     /// What `asking` says, which opens a channel and asks for a queue there. The answer comes as late as
     /// on a slow connection, in its order: when one more channel was asked for.
     pub(super) async fn held_back<T>(&self, asking: impl Future<Output = T>) -> T {
