@@ -154,7 +154,11 @@ impl JournalRunner {
 
     /// The exchange was lost, and all bindings with it. RabbitMQ 4.3 keeps one that was asked for just
     /// meanwhile, which is listed and matches nothing, until it is taken away.
-    async fn unbind(&self, live: &Live) {
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`]: it may still be there. Nobody may bind before it was tried again, for
+    /// to ask for that one once more changes nothing.
+    async fn unbind(&self, live: &Live) -> Result<(), BrokerError> {
         let unbinding = async {
             let deadline = self.deadline();
             let channel = live.passing(deadline).await?;
@@ -163,10 +167,14 @@ impl JournalRunner {
             let unbinding = channel.queue_unbind(stream, exchange, all, FieldTable::default());
             answer(deadline, unbinding).await
         };
-        if let Err(error) = unbinding.await {
-            telemetry::unbinding_failed(&self.id, &error);
+        match unbinding.await {
+            Ok(()) => {}
+            Err(error @ BrokerError::Unavailable(_)) => return Err(error),
+            // Another attempt would be refused, too.
+            Err(error) => telemetry::unbinding_failed(&self.id, &error),
         }
         self.is_stale.send_replace(false);
+        Ok(())
     }
 
     /// A stream that was made anew gives nothing to who asks for an offset that it has not reached: so
@@ -270,7 +278,7 @@ impl Serve for JournalRunner {
     async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
         self.declare(live).await?;
         if *self.is_stale.borrow() {
-            self.unbind(live).await;
+            self.unbind(live).await?;
         }
         self.look_whether_replaced().await?;
         let mut messages = self.consume().await?;
@@ -300,7 +308,9 @@ impl Serve for JournalRunner {
             tokio::select! {
                 ended = messages.ended() => return Err(self.take_back(ended)),
                 () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
-                    self.unbind(live).await;
+                    if let Err(error) = self.unbind(live).await {
+                        break error;
+                    }
                 }
                 () = side.jumps.told.notified() => self.look_at_jump().await,
                 () = async { if let Some(ticks) = &mut ticks { ticks.tick().await; } },
