@@ -108,6 +108,10 @@ impl Error {
 /// How long all that is closed when the clients are gone may take, after `[shutdown] grace`.
 const LAST: Duration = Duration::from_secs(10);
 
+/// The part of that for the last bookmarks, presence and its events. While Redis is away they take all
+/// that they get, and the broker needs the rest: its queues would stay.
+const LAST_WORDS: Duration = Duration::from_secs(4);
+
 /// How long the last bookmarks may take.
 const LAST_BOOKMARKS: Duration = Duration::from_secs(3);
 
@@ -449,20 +453,28 @@ impl Gateway {
 
     /// Closes all that clients do not need any more. Each step has a time of its own.
     async fn close(&mut self, end: Instant) {
+        let events = self.events.take();
+        let services = &self.services;
         // How far clients have acknowledged, up to their last word.
-        let writes = &self.services.last_writes;
-        let unwritten = writes.finish(after(LAST_BOOKMARKS)).await;
-        if unwritten > 0 {
-            telemetry::bookmarks_lost(unwritten);
-        }
-        let presence = self.services.presence.as_ref();
-        OptionFuture::from(presence.map(|presence| presence.close())).await;
-        if let Some(events) = self.events.take() {
-            events.outbox.close();
-            events.rooms.close();
-            let last = join_all(events.publishers);
-            let _ = timeout(LAST_EVENTS, last).await;
-        }
+        let bookmarks = async {
+            let writes = &services.last_writes;
+            let unwritten = writes.finish(after(LAST_BOOKMARKS)).await;
+            if unwritten > 0 {
+                telemetry::bookmarks_lost(unwritten);
+            }
+        };
+        let presence = async {
+            let presence = services.presence.as_ref();
+            OptionFuture::from(presence.map(|presence| presence.close())).await;
+            if let Some(events) = events {
+                events.outbox.close();
+                events.rooms.close();
+                let last = join_all(events.publishers);
+                let _ = timeout(LAST_EVENTS, last).await;
+            }
+        };
+        let words = async { tokio::join!(bookmarks, presence) };
+        let _ = timeout_at(later(end, LAST_WORDS), words).await;
         // What is not handed on yet waits for another node, and webhooks need not hear of it.
         self.offline.clear();
         // The ends of all sessions are among them. Receivers that are away take no time from the feeds.
