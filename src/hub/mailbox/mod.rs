@@ -59,8 +59,6 @@ struct MailboxState {
     shared: VecDeque<Parcel>,
     /// The bytes of `shared`.
     bytes: usize,
-    /// How many of `shared` must not be dropped, and their bytes.
-    kept: (usize, usize),
     /// Dropped since the last parcel was taken.
     dropped: u32,
     /// True if `shared` was conflated since it was last empty: no two of its parcels are for the
@@ -84,14 +82,23 @@ struct MailboxState {
     /// A task looks after the messages that were asked for again.
     is_watched: bool,
     waker: Option<Waker>,
-    /// A message of the past found no room.
-    room: Option<Box<Room>>,
+    /// What must not be dropped; `None` without any.
+    past: Option<Box<Past>>,
     /// Subscriptions to journals whose client acknowledges.
     acknowledged: Option<Box<Acknowledged>>,
 }
 
 #[derive(Debug, Default)]
 struct Acknowledged(HashMap<SubscriptionId, Arc<Acks>>);
+
+/// The messages of shared feeds that must not be dropped.
+#[derive(Debug, Default)]
+struct Past {
+    /// How many wait, and their bytes.
+    kept: (usize, usize),
+    /// One more found no room.
+    room: Option<Room>,
+}
 
 /// The room that a message of the past waits for.
 #[derive(Debug, Default)]
@@ -205,7 +212,12 @@ impl Mailbox {
             || state.is_full_of_offers(size, &self.limits)
             || !self.find_room(state, size);
         if is_refused {
-            state.room.get_or_insert_default().wanted = size;
+            state
+                .past
+                .get_or_insert_default()
+                .room
+                .get_or_insert_default()
+                .wanted = size;
             return Offer::Full;
         }
         let tag = acks.map_or(0, |acks| acks.give(message));
@@ -233,7 +245,15 @@ impl Mailbox {
                 if state.closed || may_go_on && state.has_room(&self.limits) {
                     return;
                 }
-                Arc::clone(&state.room.get_or_insert_default().told).notified_owned()
+                Arc::clone(
+                    &state
+                        .past
+                        .get_or_insert_default()
+                        .room
+                        .get_or_insert_default()
+                        .told,
+                )
+                .notified_owned()
             };
             told.await;
         }
@@ -699,7 +719,7 @@ impl MailboxState {
     fn in_the_way(&self, overflow: Overflow) -> (usize, usize) {
         match overflow {
             Overflow::Disconnect => (self.shared.len(), self.bytes),
-            Overflow::DropOldest | Overflow::Conflate => self.kept,
+            Overflow::DropOldest | Overflow::Conflate => self.kept(),
         }
     }
 
@@ -729,7 +749,7 @@ impl MailboxState {
 
     /// True if only a few messages of feeds wait, and the one that is wanted finds room.
     fn has_room(&self, limits: &MailboxConfig) -> bool {
-        let wanted = self.room.as_ref().map_or(0, |room| room.wanted);
+        let wanted = self.room().map_or(0, |room| room.wanted);
         let (messages, bytes) = self.in_the_way(limits.overflow);
         let are_few =
             messages <= limits.max_messages / FEW_WAIT && bytes <= limits.max_bytes / FEW_WAIT;
@@ -753,14 +773,19 @@ impl MailboxState {
 
     /// Tells those who wait for room, if there is some.
     fn look_for_room(&mut self, limits: &MailboxConfig) {
-        if self.room.is_some() && self.has_room(limits) {
+        if self.room().is_some() && self.has_room(limits) {
             self.tell_room();
         }
     }
 
+    fn room(&self) -> Option<&Room> {
+        self.past.as_ref()?.room.as_ref()
+    }
+
     fn tell_room(&mut self) {
-        if let Some(room) = self.room.take() {
+        if let Some(room) = self.past.as_mut().and_then(|past| past.room.take()) {
             room.told.notify_waiters();
+            self.forget_past();
         }
     }
 
@@ -798,8 +823,8 @@ impl MailboxState {
     fn keep(&mut self, subscription: SubscriptionId, message: &Arc<Message>, tag: u64) {
         let size = message.weight();
         self.bytes = self.bytes.saturating_add(size);
-        let (messages, bytes) = self.kept;
-        self.kept = (messages.saturating_add(1), bytes.saturating_add(size));
+        let kept = &mut self.past.get_or_insert_default().kept;
+        *kept = (kept.0.saturating_add(1), kept.1.saturating_add(size));
         self.shared.push_back(Parcel {
             subscription,
             message: Arc::clone(message),
@@ -811,20 +836,40 @@ impl MailboxState {
         });
     }
 
+    /// How many of `shared` must not be dropped, and their bytes.
+    fn kept(&self) -> (usize, usize) {
+        self.past.as_ref().map_or((0, 0), |past| past.kept)
+    }
+
+    /// There are fewer of them.
+    fn count_kept(&mut self, left: impl FnOnce((usize, usize)) -> (usize, usize)) {
+        if let Some(past) = &mut self.past {
+            past.kept = left(past.kept);
+        }
+        self.forget_past();
+    }
+
+    /// Gives the memory back that nothing needs any more.
+    fn forget_past(&mut self) {
+        self.past
+            .take_if(|past| past.kept == (0, 0) && past.room.is_none());
+    }
+
     fn take_shared(&mut self) -> Option<Parcel> {
         let mut parcel = self.shared.pop_front()?;
         parcel.dropped = std::mem::take(&mut self.dropped);
         if self.shared.is_empty() {
             self.shared = VecDeque::new();
             self.bytes = 0;
-            self.kept = (0, 0);
+            self.count_kept(|_| (0, 0));
             self.conflated = false;
         } else {
             let size = parcel.message.weight();
             self.bytes = self.bytes.saturating_sub(size);
             if parcel.is_past {
-                let (messages, bytes) = self.kept;
-                self.kept = (messages.saturating_sub(1), bytes.saturating_sub(size));
+                self.count_kept(|(messages, bytes)| {
+                    (messages.saturating_sub(1), bytes.saturating_sub(size))
+                });
             }
         }
         Some(parcel)

@@ -44,7 +44,7 @@ async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
                 .unwrap()
                 .to_owned();
             assert!(
-                line.contains("ERROR stentor::auth: ") && line.contains("call=user"),
+                line.contains("ERROR stentor::auth: ") && line.contains("call=\"user\""),
                 "{line}"
             );
             assert!(
