@@ -187,6 +187,10 @@ codes! {
         BindingsUnseen => "bindings-unseen",
             cause: "An exchange of `[feed] whole` has no bridges, and RabbitMQ's management plug-in does not say who else binds keys there",
             cure: "Run the `command` that the line has. `[auth.rabbitmq] management` names the plug-in; without it, it is looked for at the broker's host, for Stentor's own account",
+        /// An exchange's messages are not kept.
+        JournalStopped => "journal-stopped",
+            cause: "The messages of an exchange of `[journal] exchanges` are not kept, and its subscribers are refused: RabbitMQ refuses something, or the exchange is of a type that can have no journal",
+            cure: "`cause` says which, and `stentor doctor` how to mend it. Of [direct exchanges](catching-up.md#direct-exchanges) a journal needs more",
         /// Messages may not name their user.
         ImpersonationRefused => "impersonation-refused",
             cause: "`[broker] impersonate` is on, and Stentor's account may not speak for others",

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Message, OFFSET_HEADER};
+use super::{ExchangeKind, Message, OFFSET_HEADER};
 use crate::units::{Checked, at_least, at_least_one, size};
 
 /// The prefix of the names of journals' streams at the broker.
@@ -119,6 +119,22 @@ impl JournalConfig {
 #[must_use]
 pub fn stream_of(exchange: &str) -> String {
     format!("{STREAMS}{exchange}")
+}
+
+/// Why the journal of an exchange of that type would lack messages, as the end of a sentence; `None`: it
+/// has them all. `is_whole`: the exchange is read whole, if it is a direct one.
+#[must_use]
+pub fn lack_of(kind: ExchangeKind, is_whole: bool) -> Option<&'static str> {
+    match kind {
+        ExchangeKind::Direct if !is_whole => Some(
+            "is direct: a journal ([journal] exchanges) has its messages only if feed.whole names \
+             it, too",
+        ),
+        ExchangeKind::Other => Some(
+            "is neither direct, fanout nor topic, so it can have no journal ([journal] exchanges)",
+        ),
+        ExchangeKind::Direct | ExchangeKind::Topic | ExchangeKind::Fanout => None,
+    }
 }
 
 /// A message of a journal, and where it stands there.

@@ -5,7 +5,7 @@ use humantime::format_duration;
 use super::{Config, Warning, keys::Name, read::Reader};
 use crate::{
     auth::{CertificateLogin, Unset, jwt, rabbitmq},
-    broker::{Binding, ExchangeKind, Url},
+    broker::{Binding, ExchangeKind, Url, journal::lack_of},
     codes::Code,
     listen::{
         origin,
@@ -293,6 +293,30 @@ fn journal(config: &Config, reader: &mut Reader<'_>) {
             "names an exchange of [feed] whole, but bridge is true, so others may bind keys there, \
              and a key that anybody binds is missing in the journal; write bridge = false, and see \
              to it that nobody binds any",
+        );
+    }
+    for exchange in &config.journal.exchanges {
+        let Some(kind) = config.broker.exchanges.get(exchange.as_str()) else {
+            continue;
+        };
+        let Some(why) = lack_of(*kind, config.feed.reads_whole(exchange)) else {
+            continue;
+        };
+        let cure = match kind {
+            ExchangeKind::Direct => format!(
+                "write [feed] binding = \"all\", whole = [{exchange:?}] and bridge = false \
+                 (docs/catching-up.md), or take it out here"
+            ),
+            _ => "take it out here".to_owned(),
+        };
+        reader.wrong(
+            &[
+                ("journal", "exchanges"),
+                ("broker", "exchanges"),
+                ("feed", "whole"),
+                ("feed", "binding"),
+            ],
+            &format!("has {exchange:?}, which by [broker] exchanges {why}; {cure}"),
         );
     }
 }

@@ -566,6 +566,29 @@ fn messages_for_those_who_are_away_need_bindings_that_tell() {
     assert!(key.contains("{username}"), "{key}");
 }
 
+/// A journal that lacks messages would have all subscribers of its exchange refused.
+#[test]
+fn a_journal_needs_an_exchange_whose_messages_it_can_have() {
+    let journal = "[journal]\nexchanges = [\"feed\"]\n";
+    let typed = |kind: &str| format!("{journal}[broker]\nexchanges = {{ feed = {kind:?} }}\n");
+    let (direct, other) = (typed("direct"), typed("other"));
+    assert_snapshot!(problems(&direct, &[]), @r#"stentor.toml:2: error[contradiction]: [journal] exchanges: has "feed", which by [broker] exchanges is direct: a journal ([journal] exchanges) has its messages only if feed.whole names it, too; write [feed] binding = "all", whole = ["feed"] and bridge = false (docs/catching-up.md), or take it out here"#);
+    assert_snapshot!(problems(&other, &[]), @r#"stentor.toml:2: error[contradiction]: [journal] exchanges: has "feed", which by [broker] exchanges is neither direct, fanout nor topic, so it can have no journal ([journal] exchanges); take it out here"#);
+    let whole = "[feed]\nbinding = \"all\"\nwhole = [\"feed\"]\nbridge = false\n";
+    for sound in [
+        journal.to_owned(),
+        typed("topic"),
+        typed("fanout"),
+        format!("{direct}{whole}"),
+    ] {
+        assert!(load(&sound, &[]).is_ok(), "{sound}");
+    }
+    // Without that, it is known that whole does not hold.
+    let keys = problems(&format!("{direct}[feed]\nwhole = [\"feed\"]\n"), &[]);
+    assert!(keys.contains("[feed] whole: names exchanges"), "{keys}");
+    assert!(!keys.contains("[journal]"), "{keys}");
+}
+
 #[test]
 fn webhooks_of_rooms_need_rooms() {
     let urls = "urls = [\"http://app/\"]\nsecret = \"0123456789abcdef\"";

@@ -1,8 +1,6 @@
 //! Journals: whether their streams are there, as the configuration says, and whether messages come to
 //! them.
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::{
@@ -11,14 +9,14 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError,
-        amqp::inspect::{self, Examined, SeenJournal},
-        journal::stream_of,
+        BrokerError, ExchangeKind,
+        amqp::inspect::{self, Examined, Seen, SeenJournal},
+        journal::{lack_of, stream_of},
     },
     config::Config,
 };
 
-/// Asks for the streams.
+/// Asks for the exchanges' types, and for the streams.
 pub(super) async fn examine(
     examined: &Examined,
     config: &Config,
@@ -27,11 +25,45 @@ pub(super) async fn examine(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for exchange in &config.journal.exchanges {
-        let (answer, time) = ask(examined.journal(exchange, &config.journal)).await;
+        let (answer, time) = ask(async {
+            let unsuited = match examined.exchange(exchange).await? {
+                Seen::There(Some(kind)) => unsuited("broker.journal", exchange, kind, config),
+                Seen::There(None) | Seen::Missing => None,
+            };
+            Ok::<_, BrokerError>(match unsuited {
+                Some(found) => found,
+                None => {
+                    let seen = examined.journal(exchange, &config.journal).await;
+                    judge(exchange, account, vhost, seen)
+                }
+            })
+        })
+        .await;
         let answer = answer.unwrap_or_else(|| Err(BrokerError::Unavailable(late().into())));
-        findings.push(judge(exchange, account, vhost, answer).took(time));
+        let found = answer.unwrap_or_else(|error| judge(exchange, account, vhost, Err(error)));
+        findings.push(found.took(time));
     }
     findings
+}
+
+/// An exchange of a type whose messages its journal cannot have.
+fn unsuited(
+    question: &'static str,
+    exchange: &str,
+    kind: ExchangeKind,
+    config: &Config,
+) -> Option<Finding> {
+    let why = lack_of(kind, config.feed.reads_whole(exchange))?;
+    let text = format!("exchange {exchange} {why}. Its subscribers are refused");
+    let found = Finding::wrong(question, text);
+    let found = match kind {
+        ExchangeKind::Direct => found.cure(format!(
+            "[feed] binding = \"all\", whole = [{exchange:?}], bridge = false   \
+             (docs/catching-up.md has the rest)"
+        )),
+        _ => found,
+    };
+    Some(found.cure(format!("or [journal] exchanges without {exchange:?}")))
 }
 
 fn judge(
@@ -97,14 +129,23 @@ pub(super) fn list_bindings(vhost: &str) -> String {
     )
 }
 
-/// Judges what leads to the journals of a virtual host.
+/// Judges what leads to the journals of a virtual host, whose exchanges these are.
 pub(super) fn judge_bindings(
-    vhost: &str,
-    exchanges: &BTreeSet<String>,
+    config: &Config,
+    exchanges: &[Value],
     bindings: &[Value],
 ) -> Vec<Finding> {
     let question = "management.journals";
+    let kind_of = |exchange: &str| {
+        let is_it = |one: &&Value| one.get("name").and_then(Value::as_str) == Some(exchange);
+        let kind = exchanges.iter().find(is_it)?.get("type")?.as_str()?;
+        Some(ExchangeKind::try_from(kind.to_owned()).unwrap_or(ExchangeKind::Other))
+    };
     let of = |exchange: &String| {
+        let kind = kind_of(exchange);
+        if let Some(found) = kind.and_then(|kind| unsuited(question, exchange, kind, config)) {
+            return found;
+        }
         let stream = stream_of(exchange);
         let [all, _] = inspect::beside(exchange);
         let leads = |binding: &&Value| {
@@ -125,10 +166,10 @@ pub(super) fn judge_bindings(
                      until a gateway runs, which binds it"
                 ),
             )
-            .cure(list_bindings(vhost)),
+            .cure("systemctl start stentor   (or `stentor serve`)"),
         }
     };
-    exchanges.iter().map(of).collect()
+    config.journal.exchanges.iter().map(of).collect()
 }
 
 #[cfg(test)]
@@ -160,10 +201,8 @@ mod tests {
     #[test]
     fn a_journal_to_which_nothing_leads_is_doubtful() {
         let binding = |source: &str, destination: &str| json!({"source": source, "destination": destination, "routing_key": "#"});
-        let judged = |bindings: &[Value]| {
-            let found = judge_bindings("/", &["feed".to_owned()].into(), bindings);
-            found[0].mark
-        };
+        let config = journal();
+        let judged = |bindings: &[Value]| judge_bindings(&config, &[], bindings)[0].mark;
         let stream = "stentor.journal.feed";
         assert_eq!(judged(&[binding("feed", stream)]), Mark::Right);
         assert_eq!(judged(&[binding("feed.all", stream)]), Mark::Right);
@@ -171,5 +210,42 @@ mod tests {
         // The default exchange leads to every queue.
         let others = [binding("", stream), binding("feed", "audit")];
         assert_eq!(judged(&others), Mark::Doubtful);
+        // A command that only asks mends nothing.
+        let found = judge_bindings(&config, &[], &[]);
+        assert!(found[0].cure[0].starts_with("systemctl start"), "{found:?}");
+    }
+
+    /// Of the exchange `feed`.
+    fn journal() -> Config {
+        let mut config = Config::default();
+        config.journal.exchanges = ["feed".to_owned()].into();
+        config
+    }
+
+    #[test]
+    fn an_exchange_whose_journal_would_lack_messages_is_wrong() {
+        let mut config = journal();
+        let judged = |config: &Config, kind: &str| {
+            let exchanges = [
+                json!({"name": "other", "type": "fanout"}),
+                json!({"name": "feed", "type": kind}),
+            ];
+            let found = judge_bindings(config, &exchanges, &[]).remove(0);
+            (found.mark, found.text)
+        };
+        for kind in ["direct", "headers", "x-delayed-message"] {
+            let (mark, text) = judged(&config, kind);
+            assert_eq!(mark, Mark::Wrong, "{kind}");
+            assert!(text.starts_with("exchange feed is "), "{text}");
+            assert!(!text.contains("until a gateway runs"), "{text}");
+        }
+        for kind in ["topic", "fanout"] {
+            assert_eq!(judged(&config, kind).0, Mark::Doubtful, "{kind}");
+        }
+        let direct = unsuited("broker.journal", "feed", ExchangeKind::Direct, &config).unwrap();
+        assert!(direct.cure[0].contains("whole = [\"feed\"]"), "{direct:?}");
+        config.feed.binding = crate::broker::Binding::All;
+        config.feed.whole = vec!["feed".to_owned()];
+        assert_eq!(judged(&config, "direct").0, Mark::Doubtful);
     }
 }

@@ -217,11 +217,12 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
         ),
     }
     // Without an answer, those that AMQP does not tell stay unasked.
-    if let Ok(exchanges) = exchanges {
-        findings.push(types(name, &app::exchanges(config), &exchanges));
+    if let Ok(exchanges) = &exchanges {
+        findings.push(types(name, &app::exchanges(config), exchanges));
     }
+    let exchanges = exchanges.unwrap_or_default();
     if !config.journal.exchanges.is_empty() {
-        findings.extend(journals(management, config, name, &encoded).await);
+        findings.extend(journals(management, config, name, &encoded, &exchanges).await);
     }
     for exchange in foreign::endangered(config) {
         findings.push(bindings(management, name, exchange).await);
@@ -234,10 +235,10 @@ async fn journals(
     config: &Config,
     vhost: &str,
     encoded: &str,
+    exchanges: &[Value],
 ) -> Vec<Finding> {
-    let exchanges = &config.journal.exchanges;
     let mut all = Vec::new();
-    for exchange in exchanges {
+    for exchange in &config.journal.exchanges {
         let stream = stream_of(exchange);
         let name = utf8_percent_encode(&stream, NON_ALPHANUMERIC);
         let path = format!("queues/{encoded}/{name}/bindings");
@@ -252,7 +253,7 @@ async fn journals(
             }
         }
     }
-    journals::judge_bindings(vhost, exchanges, &all)
+    journals::judge_bindings(config, exchanges, &all)
 }
 
 /// Whether the exchanges that are there have the types of the configuration.

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::feed::{Feed, Feeds};
 use crate::broker::{
     Binding, BrokerError, ExchangeKind, FeedConfig, FeedId, JournalConfig, KnownKind, KnownKinds,
-    VirtualHost,
+    VirtualHost, journal::lack_of,
 };
 
 /// Nothing tells that an exchange was deleted if no feed is bound to it; so its type is asked for
@@ -69,18 +69,13 @@ impl Feeds {
         exchange: &str,
         kind: ExchangeKind,
     ) -> Result<(), BrokerError> {
-        let text = match kind {
-            ExchangeKind::Direct if !self.read_whole.contains(exchange) => format!(
-                "the exchange '{exchange}' is direct: a journal ([journal] exchanges) has its \
-                 messages only if feed.whole names it, too"
-            ),
-            ExchangeKind::Other => format!(
-                "the exchange '{exchange}' is neither direct, fanout nor topic, so it can have no \
-                 journal ([journal] exchanges)"
-            ),
-            _ => return Ok(()),
-        };
-        Err(BrokerError::Unsupported(text.into()))
+        match lack_of(kind, self.read_whole.contains(exchange)) {
+            Some(why) => {
+                let text = format!("the exchange '{exchange}' {why}");
+                Err(BrokerError::Unsupported(text.into()))
+            }
+            None => Ok(()),
+        }
     }
 
     /// The exchange's type, if what is known of it holds: as long as one of its feeds is bound, the

@@ -5,7 +5,10 @@ use std::{fmt::Display, time::Instant};
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::telemetry::{Seldom, metrics::COUNTS};
+use crate::{
+    codes::Code,
+    telemetry::{Seldom, metrics::COUNTS},
+};
 
 /// Messages that are not in memory any more are read from a journal.
 pub fn journal_read() {
@@ -31,7 +34,7 @@ pub fn journal_stopped(vhost: &str, exchange: &str, cause: &dyn Display) {
     if let Some(unsaid) = STOPPED.lock().let_through(Instant::now()) {
         let cause = cause.to_string();
         warn!(
-            target: "stentor::hub", vhost, exchange, cause, unsaid,
+            target: "stentor::hub", code = Code::JournalStopped.name(), vhost, exchange, cause, unsaid,
             "an exchange's messages are not kept"
         );
     }
