@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duratio
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use super::ExchangeKind;
+use super::{ExchangeKind, destination::check_exchange};
 use crate::{
     secret_url::SecretUrl,
     units::{Checked, at_least, at_least_one, at_most, more_than_zero, show_size, size},
@@ -144,6 +144,9 @@ impl Config {
         config.check_vhosts()?;
         config.check_host_names()?;
         self.check_times()?;
+        for exchange in self.exchanges.keys() {
+            check_exchange("exchanges", exchange)?;
+        }
         self.check_bounds()
     }
 

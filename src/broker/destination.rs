@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use thiserror::Error;
 
+use crate::units::Checked;
+
 /// Names and keys longer than this cannot be carried by AMQP 0-9-1 (a short string), in bytes.
 pub const MAX_NAME: usize = 255;
 
@@ -16,6 +18,25 @@ const SEGMENT: &AsciiSet = &CONTROLS.remove(0x7f).add(b'/').add(b'%');
 
 /// A reply queue's name is the whole rest of its destination, so that its slashes stand as such.
 const REST: &AsciiSet = &CONTROLS.remove(0x7f).add(b'%');
+
+/// Refuses the name of an exchange that is written as a client's destination: nothing has that name, and
+/// nothing would say so.
+///
+/// # Errors
+/// It is; the key at fault, and what to write.
+pub fn check_exchange(key: &'static str, name: &str) -> Checked {
+    if !name.starts_with('/') {
+        return Ok(());
+    }
+    let exchange = match Destination::parse(name) {
+        Ok(Destination::Exchange { name, .. }) => name,
+        Ok(Destination::Topic(_)) => "amq.topic".into(),
+        _ => name.trim_matches('/').into(),
+    };
+    let message =
+        format!("{name:?} is a client's destination; write the exchange alone: {exchange:?}");
+    Err((key, message))
+}
 
 /// Where a message goes, or comes from. Names and keys are decoded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

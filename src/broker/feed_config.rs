@@ -4,7 +4,7 @@ use std::{num::NonZero, time::Duration};
 
 use serde::Deserialize;
 
-use super::OfflineFeeds;
+use super::{OfflineFeeds, destination::check_exchange};
 use crate::units::{Checked, at_least_one, size};
 
 /// More shards than this help nobody: each is a queue and a consumer per virtual host.
@@ -192,6 +192,7 @@ impl FeedConfig {
             if self.whole.iter().take(index).any(|other| other == exchange) {
                 return wrong(format!("names {exchange:?} twice; remove one"));
             }
+            check_exchange("whole", exchange)?;
             if exchange.is_empty() || exchange.starts_with("amq.") {
                 return wrong(format!(
                     "has {exchange:?}, beside which no exchange can be made; name direct exchanges \

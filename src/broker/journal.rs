@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{ExchangeKind, Message, OFFSET_HEADER};
+use super::{ExchangeKind, Message, OFFSET_HEADER, destination::check_exchange};
 use crate::units::{Checked, at_least, at_least_one, size};
 
 /// The prefix of the names of journals' streams at the broker.
@@ -74,6 +74,7 @@ impl JournalConfig {
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
         for exchange in &self.exchanges {
+            check_exchange("exchanges", exchange)?;
             if exchange.is_empty() || exchange.len() > MAX_NAME {
                 return Err((
                     "exchanges",

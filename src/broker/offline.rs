@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 
-use super::{FEED_QUEUES, destination::MAX_NAME};
+use super::{
+    FEED_QUEUES,
+    destination::{MAX_NAME, check_exchange},
+};
 use crate::units::{Checked, at_least, at_most, size};
 
 /// The prefix of the names of the exchange and the queue that get what nobody is subscribed to, by
@@ -74,7 +77,9 @@ impl OfflineConfig {
     /// # Errors
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
+        check_exchange("exchange", &self.exchange)?;
         for source in &self.sources {
+            check_exchange("sources", source)?;
             let most = MAX_NAME.saturating_sub(OFFLINE.len());
             if source.is_empty() || source.len() > most || source.starts_with("amq.") {
                 let message = format!(

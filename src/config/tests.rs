@@ -566,6 +566,31 @@ fn messages_for_those_who_are_away_need_bindings_that_tell() {
     assert!(key.contains("{username}"), "{key}");
 }
 
+/// Nothing would have these names, and nothing would say so.
+#[test]
+fn exchanges_are_not_written_as_clients_write_them() {
+    for (section, set, exchange) in [
+        ("presence", "destinations = [\"/exchange/room\"]", "room"),
+        ("presence", "exchange = \"/topic/here\"", "amq.topic"),
+        ("journal", "exchanges = [\"/exchange/news/k\"]", "news"),
+        ("offline", "sources = [\"/exchange/room/#\"]", "room"),
+        ("offline", "exchange = \"/exchange/away\"", "away"),
+        ("control", "exchange = \"/exchange/c\"", "c"),
+        (
+            "broker",
+            "exchanges = { \"/exchange/a%2Fb\" = \"topic\" }",
+            "a/b",
+        ),
+        ("feed", "binding = \"all\"\nwhole = [\"/feed\"]", "feed"),
+    ] {
+        let found = problems(&format!("[{section}]\n{set}\n"), &[]);
+        let says = format!("is a client's destination; write the exchange alone: {exchange:?}");
+        assert!(found.contains(&says), "{set}: {found}");
+        assert!(found.contains("error[wrong-value]"), "{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+}
+
 /// A journal that lacks messages would have all subscribers of its exchange refused.
 #[test]
 fn a_journal_needs_an_exchange_whose_messages_it_can_have() {

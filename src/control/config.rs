@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::units::Checked;
+use crate::{broker::destination::check_exchange, units::Checked};
 
 /// How nodes tell each other what to do with sessions.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,6 +32,7 @@ impl Config {
     /// # Errors
     /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
+        check_exchange("exchange", &self.exchange)?;
         let problem = match self.exchange.as_str() {
             "" => "is empty, and clients use that exchange",
             name if name.starts_with("amq.") => "begins with \"amq.\", and such are RabbitMQ's own",

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    broker::destination::MAX_NAME,
+    broker::destination::{MAX_NAME, check_exchange},
     secret_url::SecretUrl,
     units::{Checked, at_least, at_least_one, at_most},
 };
@@ -63,6 +63,10 @@ impl Config {
         at_most("lease", self.lease, MAX_LEASE, why)?;
         let why = "nobody would hear for as long that a user left";
         at_most("debounce", self.debounce, MAX_DEBOUNCE, why)?;
+        check_exchange("exchange", &self.exchange)?;
+        for name in &self.destinations {
+            check_exchange("destinations", name)?;
+        }
         let is_reserved = self.exchange.starts_with("amq.") && &*self.exchange != "amq.topic";
         if self.exchange.is_empty() || self.exchange.len() > MAX_NAME || is_reserved {
             let message = format!(
