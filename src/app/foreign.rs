@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use url::Url as AnyUrl;
 
 use crate::{
-    auth::rabbitmq::{Management, SourceError},
+    auth::rabbitmq::{Management, SourceError, Tag},
     background,
     broker::{Binding, Url},
     config::Config,
@@ -243,7 +243,7 @@ pub(super) fn watch<T: Send + Sync + 'static>(config: &Config, alive: Weak<T>) {
     }
     let url = config.auth_rabbitmq.management();
     let url = url.or_else(|| beside_broker(config));
-    let management = url.and_then(|url| Management::new(url).ok());
+    let management = url.and_then(|url| Management::new(url, Tag::Monitoring).ok());
     let vhosts = config.broker.named_vhosts();
     let all = vhosts.iter().flat_map(|vhost| {
         exchanges.iter().map(move |exchange| Watched {
@@ -455,7 +455,16 @@ mod tests {
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let url = AnyUrl::parse(&format!("http://guest:guest@127.0.0.1:{port}")).unwrap();
-        Management::new(SecretUrl::from(url)).unwrap()
+        Management::new(SecretUrl::from(url), Tag::Monitoring).unwrap()
+    }
+
+    /// Only the hashes of passwords take an administrator.
+    #[tokio::test]
+    async fn who_only_looks_is_asked_for_the_tag_that_is_enough() {
+        let management = answering("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
+        let error = management.get("whoami").await.unwrap_err().to_string();
+        assert!(error.contains("set_user_tags USER monitoring"), "{error}");
+        assert!(!error.contains("administrator"), "{error}");
     }
 
     #[test]

@@ -18,7 +18,10 @@ use crate::{
     app,
     auth::{
         Access, Admission, Authenticator, Login, Permission, Refusal, ResourceKind, User,
-        http::HttpAuthenticator, jwt::JwtConfig, looks_like_token, rabbitmq::Management,
+        http::HttpAuthenticator,
+        jwt::JwtConfig,
+        looks_like_token,
+        rabbitmq::{Management, Tag},
     },
     config::Config,
     secret_url::without_secrets,
@@ -225,7 +228,7 @@ async fn accounts(config: &Config) -> Option<Finding> {
     let url = config.auth_rabbitmq.management()?;
     let question = "auth.accounts";
     let begun = Instant::now();
-    let (answer, time) = match Management::new(url) {
+    let (answer, time) = match Management::new(url, Tag::Administrator) {
         Ok(management) => {
             let (answer, time) = ask(management.get("users")).await;
             let late = || format!("{management}: {}", late());

@@ -20,7 +20,7 @@ use crate::{
         self,
         foreign::{self, Foreign},
     },
-    auth::rabbitmq::{Management, SourceError},
+    auth::rabbitmq::{Management, SourceError, Tag},
     broker::{ExchangeKind, journal::stream_of},
     config::Config,
 };
@@ -83,7 +83,8 @@ fn find(subject: &Subject<'_>) -> Option<Result<Asked, SourceError>> {
     let named = named.or_else(|| subject.config.auth_rabbitmq.management());
     let is_guess = named.is_none();
     let url = named.or_else(|| foreign::beside_broker(subject.config))?;
-    Some(Management::new(url).map(|management| Asked {
+    let management = Management::new(url, Tag::Monitoring);
+    Some(management.map(|management| Asked {
         management,
         is_guess,
     }))

@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, Notify};
 pub use accounts::Accounts;
 pub use config::{RabbitMqConfig, management_url};
 pub use definitions::{Definitions, DefinitionsError};
-pub use source::{Management, SourceError};
+pub use source::{Management, SourceError, Tag};
 
 use self::source::Source;
 use super::{Access, Admission, Authenticator, Login, Refusal, User};

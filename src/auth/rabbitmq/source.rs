@@ -69,7 +69,26 @@ enum From {
 #[derive(Debug)]
 pub struct Management {
     url: SecretUrl,
+    tag: Tag,
     client: Client,
+}
+
+/// The tag of RabbitMQ's that an account needs for what is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// For users with the hashes of their passwords.
+    Administrator,
+    /// For everything that may be seen but not changed.
+    Monitoring,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Administrator => "administrator",
+            Self::Monitoring => "monitoring",
+        })
+    }
 }
 
 /// What changes when a file is written or replaced.
@@ -99,10 +118,10 @@ pub enum SourceError {
     Connection(Box<str>, String),
     /// It does not let the account in.
     #[error(
-        "{0}: RabbitMQ refuses the account ({1}): check its password, and give it the tag \
-         administrator (rabbitmqctl set_user_tags USER administrator)"
+        "{0}: RabbitMQ refuses the account ({1}): check its password, and give it the tag {2} \
+         (rabbitmqctl set_user_tags USER {2})"
     )]
-    Refused(Box<str>, StatusCode),
+    Refused(Box<str>, StatusCode, Tag),
     /// It answers something else.
     #[error("{0}: answered {1}")]
     Status(Box<str>, StatusCode),
@@ -121,7 +140,7 @@ impl Source {
     pub(super) fn new(place: Place) -> Result<Self, SourceError> {
         let from = match place {
             Place::File(path) => From::File { path, stamp: None },
-            Place::Management(url) => From::Management(Management::new(url)?),
+            Place::Management(url) => From::Management(Management::new(url, Tag::Administrator)?),
         };
         Ok(Self { from, digest: None })
     }
@@ -229,17 +248,17 @@ fn is_new(former: &mut Option<Vec<u8>>, texts: &[&[u8]]) -> bool {
 }
 
 impl Management {
-    /// Connects to nobody yet. The URL names an account.
+    /// Connects to nobody yet. The URL names an account, which needs the tag.
     ///
     /// # Errors
     /// TLS cannot be set up.
-    pub fn new(url: SecretUrl) -> Result<Self, SourceError> {
+    pub fn new(url: SecretUrl, tag: Tag) -> Result<Self, SourceError> {
         let is_secure = url.reveal().starts_with("https:");
         let client = client(is_secure, CONNECT).timeout(ANSWERS);
         let client = client
             .build()
             .map_err(|error| SourceError::Client(with_causes(&error)))?;
-        Ok(Self { url, client })
+        Ok(Self { url, tag, client })
     }
 
     /// Asks for `path`, below `/api/`.
@@ -309,7 +328,7 @@ impl Management {
         match response.status() {
             StatusCode::OK => Ok(response),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(SourceError::Refused(shown, status))
+                Err(SourceError::Refused(shown, status, self.tag))
             }
             status => Err(SourceError::Status(shown, status)),
         }
