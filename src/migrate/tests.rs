@@ -24,6 +24,27 @@ fn said(migration: &Migration) -> Vec<&str> {
         .collect()
 }
 
+/// The example of the page, and what the check prints of it.
+#[test]
+fn the_page_says_what_the_check_says() {
+    let page = include_str!("../../docs/migration.md");
+    let (_, conf) = page.split_once("```ini\n").unwrap();
+    let (conf, _) = conf.split_once("```").unwrap();
+    let toml = migrate(conf).toml;
+    let file = File {
+        name: "stentor.toml",
+        text: &toml,
+    };
+    let variables = [
+        ("STENTOR__BROKER__EXCHANGES", "feed=direct"),
+        ("STENTOR__BROKER__URL", "amqp://u:p@127.0.0.1:5672"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let loaded = Config::load_unopened(Some(file), variables).unwrap();
+    let line = format!("\nstentor.toml: no errors; {}\n", loaded.sources);
+    assert!(page.contains(&line), "{line}");
+}
+
 /// What is said where no other backend is named.
 const OWN_USERS: [&str; 2] = [
     "[auth.rabbitmq]",
