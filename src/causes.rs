@@ -2,8 +2,20 @@
 
 use std::{error::Error, io, path::Path};
 
-/// An error and its causes, from the outermost to the first. A cause that the text before tells
-/// already is left out: some errors print their causes themselves.
+/// What rustls says of a server whose answer to its greeting is no TLS.
+const RUSTLS_NO_TLS: &str = "received corrupt message of type InvalidContentType";
+
+/// The same, with the mend.
+pub const NO_TLS: &str = "it answers without TLS: write amqp:// (or http://, redis://), or give its port \
+                          for TLS (RabbitMQ's is 5671)";
+
+/// A library's words about a server, in ours where nobody could act on them.
+pub fn in_our_words(text: &str) -> String {
+    text.replace(RUSTLS_NO_TLS, NO_TLS)
+}
+
+/// An error and its causes, from the outermost to the first, [in our words](in_our_words). A cause that
+/// the text before tells already is left out: some errors print their causes themselves.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -15,7 +27,7 @@ pub fn with_causes(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    text
+    in_our_words(&text)
 }
 
 /// Why an HTTP request has no answer: without its URL, which may hold a secret, and without the names
@@ -76,6 +88,20 @@ mod tests {
         ] {
             assert_eq!(plain(told), fault);
         }
+    }
+
+    /// rustls' own words may change.
+    #[test]
+    fn a_server_without_tls_is_told_with_the_mend() {
+        let rustls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        assert_eq!(with_causes(&rustls), NO_TLS);
+        let error = io::Error::new(io::ErrorKind::InvalidData, rustls);
+        assert_eq!(with_causes(&error), NO_TLS);
+        let request = format!("error sending request: client error (Connect): {error}");
+        assert_eq!(
+            plain(&in_our_words(&request)),
+            format!("cannot connect: {NO_TLS}")
+        );
     }
 
     #[derive(Debug, Error)]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::causes::in_our_words;
+
 /// Why a broker did not do what it was asked. Texts are the broker's own where it gave one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -71,8 +73,9 @@ impl Cause {
     /// In words that are not the gateway's own.
     #[must_use]
     pub fn foreign(text: impl Into<Box<str>>) -> Self {
+        let text: Box<str> = text.into();
         Self {
-            foreign: text.into(),
+            foreign: in_our_words(&text).into(),
             own: Box::default(),
             kind: CauseKind::Other,
         }

@@ -20,6 +20,7 @@ use crate::{
         },
         own_queues,
     },
+    causes::NO_TLS,
     config::Config,
 };
 
@@ -101,6 +102,13 @@ fn login(
                 other => other.to_string(),
             };
             let found = wrong(format!("cannot be reached: {text}"));
+            if text.contains(NO_TLS) {
+                return found
+                    .cure("[broker] url = \"amqp://USER:PASSWORD@HOST:5672\"")
+                    .cure(
+                        "[broker] url = \"amqps://USER:PASSWORD@HOST:5671\"   (its port for TLS)",
+                    );
+            }
             if text.contains("certificate") || text.contains("TLS") {
                 return found.cure(
                     "SSL_CERT_FILE=AUTHORITY.pem stentor …   (the authority of its certificate)",
@@ -468,6 +476,12 @@ mod tests {
             assert_eq!((found.mark, found.question), (Mark::Wrong, question));
             assert_eq!(found.cure[0], cure);
         }
+        let rustls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let found = judged(Err(BrokerError::Unavailable(Cause::foreign(format!(
+            "TLS: {rustls}"
+        )))));
+        assert!(found.text.ends_with(NO_TLS), "{}", found.text);
+        assert!(found.cure[0].starts_with("[broker] url = \"amqp:"));
         let found = login("rabbit:5672", "stentor", "app", None);
         assert!(found.text.contains("within 5s"), "{}", found.text);
     }

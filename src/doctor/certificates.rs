@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     broker,
+    causes::{NO_TLS, with_causes},
     config::Config,
     listen::tls::{Concern, Served, TlsConfig, concern, not_after},
     tls_client::{roots, secure},
@@ -301,9 +302,17 @@ fn judge_server(
                 Some(_) => Finding::doubtful(question, text).cure("renew it there"),
             }
         }
-        Some(Err(Failed::Tls(error))) => Finding::wrong(question, format!("{what}: {error}"))
-            .cure("renew the certificate there, or use the name that it is for")
-            .cure("SSL_CERT_FILE=AUTHORITY.pem   (an authority of your own)"),
+        Some(Err(Failed::Tls(error))) => {
+            let why = with_causes(&error);
+            let found = Finding::wrong(question, format!("{what}: {why}"));
+            match why.contains(NO_TLS) {
+                // There is no certificate to blame.
+                true => found.cure("correct its URL in the configuration"),
+                false => found
+                    .cure("renew the certificate there, or use the name that it is for")
+                    .cure("SSL_CERT_FILE=AUTHORITY.pem   (an authority of your own)"),
+            }
+        }
         Some(Err(Failed::Away(error))) => {
             Finding::unasked(question, format!("{what} was not looked at: {error}"))
         }
@@ -416,6 +425,12 @@ mod tests {
         let error = || io::Error::other("invalid peer certificate: Expired");
         assert_eq!(judged(Err(Failed::Tls(error()))), Mark::Wrong);
         assert_eq!(judged(Err(Failed::Away(error()))), Mark::Unasked);
+        let rustls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let plain = Failed::Tls(io::Error::new(io::ErrorKind::InvalidData, rustls));
+        let found = judge_server("RabbitMQ", "rabbit:5672", Some(Err(plain)), now);
+        assert!(found.text.ends_with(NO_TLS), "{}", found.text);
+        let cures = found.cure.join(" ");
+        assert!(!cures.contains("certificate") && !cures.contains("SSL_CERT_FILE"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
         looks_like_token,
         rabbitmq::{Management, Tag},
     },
+    causes::NO_TLS,
     config::Config,
     secret_url::without_secrets,
 };
@@ -124,6 +125,9 @@ fn judge_call(
             // The call is named already.
             let text = text.replacen(&format!("{shown}: {name} call: "), &format!("{shown}: "), 1);
             let found = Finding::wrong(question, text.clone());
+            if text.contains(NO_TLS) {
+                return found.cure(format!("[auth] {given_by} = \"http://HOST:PORT/PATH\""));
+            }
             let is_away = is_late || text.contains("onnect") || text.contains("within");
             match is_away {
                 true => found
@@ -214,12 +218,15 @@ async fn keys(config: &Config) -> Option<Finding> {
 }
 
 fn unreachable_keys(shown: &str, why: &str) -> Finding {
-    Finding::wrong(
+    let found = Finding::wrong(
         "auth.tokens",
         format!("the issuer's keys do not come from {shown}: {why}"),
-    )
-    .cure("start the issuer, and open the way to it")
-    .cure("[auth.jwt] jwks_url = \"https://ISSUER/.well-known/jwks.json\"")
+    );
+    let found = match why.contains(NO_TLS) {
+        true => found,
+        false => found.cure("start the issuer, and open the way to it"),
+    };
+    found.cure("[auth.jwt] jwks_url = \"https://ISSUER/.well-known/jwks.json\"")
 }
 
 /// RabbitMQ's own users, if they are read from its management plug-in. A file is looked at with the
@@ -483,6 +490,8 @@ mod tests {
         let html = at("it answered with a page of HTML; the contract knows `allow`");
         assert!(html.cure[0].contains("allow or deny"), "{html:?}");
         assert_eq!((away.mark, html.mark), (Mark::Wrong, Mark::Wrong));
+        let plain = at(&format!("cannot connect: {NO_TLS}"));
+        assert_eq!(plain.cure, cure[1..]);
     }
 
     #[test]

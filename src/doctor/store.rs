@@ -8,6 +8,7 @@ use super::{
     finding::Finding,
 };
 use crate::{
+    causes::NO_TLS,
     config::Config,
     presence::{
         PresenceError, Url,
@@ -86,6 +87,7 @@ fn unreachable(url: &SecretUrl, why: &str) -> Finding {
                 account(url)
             ))
             .cure("STENTOR__PRESENCE__URL='redis://USER:PASSWORD@HOST:6379'"),
+        false if why.contains(NO_TLS) => found.cure("[presence] url = \"redis://HOST:6379\""),
         false => found
             .cure("start Redis, and open the way to it")
             .cure("[presence] url = \"redis://HOST:6379\""),

@@ -24,6 +24,7 @@ use futures_util::future::{self, FutureExt};
 use tokio::sync::Mutex;
 
 use crate::{
+    causes::in_our_words,
     deadline::{after, third},
     presence::{
         PresenceError, RedisConfig, Secret,
@@ -608,7 +609,7 @@ fn refused(error: RedisError) -> PresenceError {
 
 /// Neither Redis' errors nor the pool's show the URL.
 pub(super) fn unavailable(error: impl fmt::Display) -> PresenceError {
-    PresenceError::Unavailable(error.to_string().into())
+    PresenceError::Unavailable(in_our_words(&error.to_string()).into())
 }
 
 #[cfg(test)]

@@ -53,11 +53,17 @@ mod tests {
 
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustls::{ServerConfig, pki_types::PrivateKeyDer};
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::broker::amqp::hosts::{Unreached, dial};
+    use crate::{
+        broker::amqp::hosts::{Unreached, dial},
+        causes::NO_TLS,
+    };
 
     #[tokio::test]
     async fn a_broker_that_nobody_vouches_for_is_refused() {
@@ -88,5 +94,24 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("s3cret"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_speaks_no_tls_is_told_with_the_mend() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            // As RabbitMQ answers what is no AMQP.
+            socket.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        });
+        let config = LinkConfig::of_a_test(&format!("amqps://u:s3cret@127.0.0.1:{port}"));
+        let connecting = dial(&config, |address| connect(&config, address, None));
+        let Err(Unreached { error, .. }) = connecting.await else {
+            panic!("connected")
+        };
+        let text = error.to_string();
+        assert!(text.ends_with(NO_TLS), "{text}");
     }
 }
