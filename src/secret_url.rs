@@ -80,6 +80,31 @@ pub(crate) fn without_secrets(url: &Url) -> String {
     url.to_string()
 }
 
+/// Whether an `@` stands behind the host. Then a `/`, `?` or `#` in a password most likely ended it too
+/// early, and what was read as the host and the path is the rest of the password, which would be shown.
+#[must_use]
+pub(crate) fn is_cut_short(url: &Url) -> bool {
+    let behind = [Some(url.path()), url.query(), url.fragment()];
+    behind.into_iter().flatten().any(|part| part.contains('@'))
+}
+
+/// As [`is_cut_short`], of HTTP, where an `@` may stand in a path: only behind a user.
+///
+/// # Errors
+/// It is; what to write.
+pub(crate) fn check_account(url: &Url) -> Result<(), String> {
+    let has_user = !url.username().is_empty() || url.password().is_some();
+    if has_user && is_cut_short(url) {
+        return Err(
+            "has a user and, behind the host, an \"@\", so the password may end too early; write \
+             characters such as \"/\" and \"@\" in a password as %2F and %40, and an \"@\" in a \
+             path as %40, too"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
 impl From<Url> for SecretUrl {
     fn from(url: Url) -> Self {
         Self(url)
@@ -106,6 +131,25 @@ impl fmt::Debug for SecretUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_that_ends_its_url_too_early_is_noticed() {
+        let parse = |text: &str| Url::parse(text).unwrap();
+        for (text, is_cut, is_wrong) in [
+            ("http://u:p@ss/w@host:1/auth", true, true),
+            ("http://u:p@ss?w@host:1/auth", true, true),
+            ("http://u:p@ss#w@host:1/auth", true, true),
+            ("http://u:p%2Fw@host/auth", false, false),
+            ("http://u:p@w@host/auth", false, false),
+            ("http://host/@auth", true, false),
+            ("http://host/auth", false, false),
+            ("amqp://u:1/w@host:1", true, false),
+        ] {
+            let url = parse(text);
+            assert_eq!(is_cut_short(&url), is_cut, "{text}");
+            assert_eq!(check_account(&url).is_err(), is_wrong, "{text}");
+        }
+    }
 
     #[test]
     fn it_shows_itself_without_its_password() {

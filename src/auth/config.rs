@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{CertificateLogin, Credentials, jwt::JwtConfig};
 use crate::{
-    secret_url::without_secrets,
+    secret_url::{check_account, without_secrets},
     units::{Checked, at_least_one, at_most, more_than_zero},
 };
 
@@ -446,6 +446,7 @@ pub(super) fn parse(path: &str) -> Result<Url, String> {
     if url.fragment().is_some() {
         return Err("has a fragment (`#…`), which is never sent: leave it out".into());
     }
+    check_account(&url)?;
     Ok(url)
 }
 
@@ -673,6 +674,21 @@ mod tests {
         ] {
             assert_eq!(wrong(text).0, key, "{text}");
         }
+    }
+
+    /// Else a part of it would be the host, which is shown.
+    #[test]
+    fn a_password_that_ends_too_early_is_refused() {
+        for hook in [
+            "http://me:p@s3cret/w@h/auth",
+            "http://me:p@s3cret/?w@h/auth",
+        ] {
+            let (key, message) = wrong(&format!("hook = {hook:?}"));
+            assert_eq!(key, "hook");
+            assert!(message.contains("%2F and %40"), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+        assert_eq!(read("hook = \"http://h/@auth\"").check(), Ok(()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{ExchangeKind, destination::check_exchange};
 use crate::{
-    secret_url::SecretUrl,
+    secret_url::{SecretUrl, is_cut_short},
     units::{Checked, at_least, at_least_one, at_most, more_than_zero, show_size, size},
 };
 
@@ -408,6 +408,9 @@ impl FromStr for Url {
         if !matches!(url.scheme(), "amqp" | "amqps") || url.host_str().is_none_or(str::is_empty) {
             return Err(UrlError::Invalid);
         }
+        if is_cut_short(&url) {
+            return Err(UrlError::Invalid);
+        }
         if !matches!(url.path(), "" | "/") && vhost(&url).is_none() {
             return Err(UrlError::Vhost);
         }
@@ -491,6 +494,12 @@ mod tests {
             ("amqp:u:s3cret@host", UrlError::Invalid),
             ("u:s3cret@host:5672", UrlError::Invalid),
             ("amqp://u:s3cret@", UrlError::Invalid),
+            // A password that ends too early: its rest would be the host and the virtual host.
+            ("amqp://u:p@s3cret/w@host:5672", UrlError::Invalid),
+            ("amqp://u:1/s3cret@host:5672", UrlError::Invalid),
+            ("amqp://u:1/s3cret/w@host", UrlError::Invalid),
+            ("amqp://u:p@s3cret?w@host", UrlError::Invalid),
+            ("amqp://u:p@s3cret#w@host", UrlError::Invalid),
             ("amqp://u:s3cret@host/a/b", UrlError::Vhost),
             ("amqp://u:s3cret@host//", UrlError::Vhost),
             ("amqp://u:s3cret@host/%ff", UrlError::Vhost),
@@ -572,6 +581,7 @@ mod tests {
             ("/%2F", "/"),
             ("/app", "app"),
             ("/a%2Fb%20c", "a/b c"),
+            ("/a%40b", "a@b"),
         ] {
             let mut config = with_url(&format!("amqps://u:p@host{path}"));
             assert_eq!(config.check(), Ok(()), "{path}");

@@ -123,7 +123,7 @@ pub enum Url {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "is not a place for presence; write \"off\", \"memory:\" or \"redis://user:password@host:6379/0\" \
-     (with TLS: \"rediss://…\")"
+     (characters such as \"/\" and \"@\" in a password as %2F and %40; with TLS: \"rediss://…\")"
 )]
 pub struct UrlError;
 
@@ -189,6 +189,9 @@ mod tests {
             "rediss://:s3cret@host/#insecure",
             "redis://",
             "redis://:s3cret@host/zero",
+            "redis://:p@s3cret/0@host:6379",
+            "redis://:1/s3cret@host",
+            "redis://:p@s3cret?0@host",
         ] {
             assert_eq!(text.parse::<Url>(), Err(UrlError), "{text}");
         }

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::templates::Template;
-use crate::units::{Checked, at_least, at_most, more_than_zero};
+use crate::{
+    secret_url::check_account,
+    units::{Checked, at_least, at_most, more_than_zero},
+};
 
 /// A shared secret that is shorter can be guessed by anybody who has seen one token, in bytes
 /// (RFC 7518, 3.2).
@@ -290,6 +293,7 @@ pub(super) fn jwks_url(config: &JwtConfig) -> Result<Url, String> {
     let wanted = "write a whole URL, such as \"https://login.example.com/jwks.json\"";
     let url =
         Url::parse(&config.jwks_url).map_err(|error| format!("is no URL ({error}): {wanted}"))?;
+    check_account(&url)?;
     let is_loopback = match url.host() {
         Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
         Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),

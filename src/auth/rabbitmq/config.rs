@@ -10,7 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::{
-    secret_url::SecretUrl,
+    secret_url::{SecretUrl, check_account},
     units::{Checked, at_least, at_most},
 };
 
@@ -143,6 +143,7 @@ fn parse(text: &str, variable: &str) -> Result<Url, String> {
             "has no user and password before the host: {wanted}"
         ));
     }
+    check_account(&url)?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(format!(
             "has a query or a fragment, which is never sent: {wanted}"
@@ -202,6 +203,7 @@ mod tests {
             ("management = \"http://host:15672\"", "management"),
             ("management = \"http://a@host:15672\"", "management"),
             ("management = \"http://a:b@host/?x=1\"", "management"),
+            ("management = \"http://a:b@c/d@host:15672\"", "management"),
             ("refresh = \"500ms\"", "refresh"),
             ("refresh = \"2days\"", "refresh"),
             ("loopback_users = [\"\"]", "loopback_users"),
