@@ -97,7 +97,7 @@ codes! {
             cure: "Write what the message asks for. [configuration](configuration.md) has each key's values",
         /// A key that is needed is not set.
         MissingKey => "missing-key",
-            cause: "A key that has no default is not set: RabbitMQ's address, or a way to log in",
+            cause: "A key that has no default is not set: RabbitMQ's address, a way to log in, or the secret of webhooks",
             cure: "Set it in the file or by the variable that the message names. `stentor demo` needs none",
         /// Keys do not go together.
         Contradiction => "contradiction",

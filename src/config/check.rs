@@ -46,6 +46,13 @@ const REQUIRED: &[Required] = &[
          [auth.jwt]; or let RabbitMQ's own users log in, [auth.rabbitmq] definitions = \
          \"/etc/stentor/definitions.json\" (`stentor demo` needs none)",
     ),
+    (
+        ("webhooks", "secret"),
+        |config| config.webhooks.has_its_secret(),
+        &[],
+        "is not set, and urls name receivers, which could not tell Stentor's requests from those of \
+         others; write a random one (`openssl rand -hex 32`), best in the variable STENTOR__WEBHOOKS__SECRET",
+    ),
 ];
 
 /// Settings that are no error, and hardly meant.

@@ -481,29 +481,69 @@ fn line(file: File<'_>, offset: usize) -> ValueSource {
     ValueSource::Line(file.name.to_owned(), line)
 }
 
-/// serde's words for a wrong value, and an example where they lack one. The error's own
-/// `Display` is not used: it quotes the file's line, and there may be a secret in it. A secret is
-/// left out here, for it may be a number, which stands there without quotes.
+/// serde's words for a wrong value, in those of TOML and with what to write. The error's own `Display` is
+/// not used: it quotes the file's line, and there may be a secret in it. A secret is left out here, for
+/// it may be a number, which stands there without quotes.
 fn explain(error: &Error, is_secret: bool) -> String {
     let message = error.message();
-    if message.starts_with("unknown variant") {
-        return message.replace('`', "\"");
+    if let Some(told) = message.strip_prefix("unknown variant `")
+        && let Some((text, known)) = told.rsplit_once("`, expected ")
+    {
+        return format!("{text:?} is not known; write {}", known.replace('`', "\""));
     }
-    let message = message.replace('`', "");
-    let Some((wrong, expected)) = message.rsplit_once("expected ") else {
-        return message;
+    // toml's own, of a value that has to be one of several words.
+    if message.starts_with("wanted string") || message.starts_with("expected table") {
+        return "has a value that is not a text; write it in quotes".to_owned();
+    }
+    let told = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "));
+    let Some((value, wanted)) = told.and_then(|told| told.rsplit_once(", expected ")) else {
+        return message.to_owned();
     };
-    let wrong = match is_secret {
-        true => "a value of the wrong kind; ",
-        false => wrong,
-    };
-    let expected = match expected {
+    let value = in_toml(value);
+    match is_secret {
+        true => format!("has a value that is not {}", wanted_in_toml(wanted, "")),
+        false => format!("{value} is not {}", wanted_in_toml(wanted, &value)),
+    }
+}
+
+/// A value of the wrong kind.
+fn in_toml(value: &str) -> String {
+    let (kind, rest) = value.split_once(' ').unwrap_or((value, ""));
+    match (kind, rest) {
+        ("string", text) => text.to_owned(),
+        ("integer", number) => format!("the number {}", number.trim_matches('`')),
+        ("floating", number) => {
+            let number = number.trim_start_matches("point ");
+            format!("the number {}", number.trim_matches('`'))
+        }
+        ("boolean", switch) => switch.trim_matches('`').to_owned(),
+        ("sequence", _) => "a list".to_owned(),
+        ("map", _) => "a table".to_owned(),
+        _ => value.to_owned(),
+    }
+}
+
+/// The kind that it has to have; `value` is the one that it has, empty if it is not to be shown.
+fn wanted_in_toml(wanted: &str, value: &str) -> String {
+    let is_text = value.starts_with('"');
+    let wanted = match wanted {
         "a duration" => "a duration; write e.g. \"10s\" or \"500ms\"",
-        "a string" => "a text; write it in quotes",
-        "a boolean" => "a switch; write true or false",
+        "a string" | "path string" => "a text; write it in quotes",
+        "a boolean" => "a switch; write true or false, without quotes",
+        "a sequence" if is_text => return format!("a list; write [{value}]"),
+        "a sequence" => "a list; write it in brackets, [\"…\", \"…\"]",
+        "a map" => "a table; write { NAME = VALUE }",
+        "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
-        "usize" | "u32" => "a whole number, 0 or more",
+        "u32" | "u64" | "usize" => "a whole number, 0 or more",
+        "f32" | "f64" => "a number",
         other => other,
     };
-    format!("{wrong}expected {expected}")
+    let is_number_in_quotes = is_text && value.trim_matches('"').parse::<f64>().is_ok();
+    match is_number_in_quotes && wanted.contains("number") {
+        true => format!("{wanted}; write it without quotes"),
+        false => wanted.to_owned(),
+    }
 }

@@ -107,17 +107,17 @@ level = "inof"
 "#;
     assert_snapshot!(problems(text, &[]), @r#"
     stentor.toml:3: error[wrong-value]: [listen] http: "localhost:15674" is not an address; write an IP address and a port, such as "0.0.0.0:15674" or "[::]:15674", or "off"
-    stentor.toml:4: error[wrong-value]: [listen] stomp: invalid type: integer 61613, expected a text; write it in quotes
+    stentor.toml:4: error[wrong-value]: [listen] stomp: the number 61613 is not a text; write it in quotes
     stentor.toml:6: error[unknown-key]: [listen] max_frame_size: there is no such key; it belongs to [limits]
     stentor.toml:7: error[unknown-key]: [listen] orgins: there is no such key; did you mean origins?
     stentor.toml:8: error[wrong-value]: [listen] origins: "app.example.com" is not an origin; write scheme and host, such as "https://app.example.com", "https://*.example.com" or "capacitor://localhost", or "*" for all
     stentor.toml:11: error[wrong-value]: [limits] max_frame_size: "4MX" is not a size; write bytes or e.g. "4MiB"
-    stentor.toml:12: error[wrong-value]: [limits] login_timeout: invalid type: integer 10, expected a duration; write e.g. "10s" or "500ms"
-    stentor.toml:13: error[wrong-value]: [limits] max_headers: invalid value: integer -1, expected a whole number, 0 or more
+    stentor.toml:12: error[wrong-value]: [limits] login_timeout: the number 10 is not a duration; write e.g. "10s" or "500ms"
+    stentor.toml:13: error[wrong-value]: [limits] max_headers: the number -1 is not a whole number, 0 or more
     stentor.toml:14: error[wrong-value]: [limits] max_pending: is 0, so nothing could be done; write 1 or more
     stentor.toml:15: error[wrong-value]: [limits] write_timeout: is zero, so nothing could be delivered; write a time such as "10s"
-    stentor.toml:18: error[wrong-value]: [feed] binding: unknown variant "some", expected "key" or "all"
-    stentor.toml:19: error[wrong-value]: [feed] durable: invalid type: string "yes", expected a switch; write true or false
+    stentor.toml:18: error[wrong-value]: [feed] binding: "some" is not known; write "key" or "all"
+    stentor.toml:19: error[wrong-value]: [feed] durable: "yes" is not a switch; write true or false, without quotes
     stentor.toml:21: error[unknown-section]: [lisen]: there is no such section; did you mean [listen]?
     stentor.toml:25: error[wrong-value]: [broker] url: has a path that is no virtual host; write one name after the port, with "/" in it as %2F
     stentor.toml:28: error[unknown-key]: [shutdown] nonsense: there is no such key; the keys of [shutdown] are not_ready, drain, grace
@@ -266,6 +266,74 @@ fn tls_needs_its_files_and_each_is_used() {
     "#);
 }
 
+/// Whoever writes TOML need not know Rust.
+#[test]
+fn a_value_of_the_wrong_kind_is_told_in_words_of_toml() {
+    let text = r#"
+[memory]
+watermark = "80"
+limit = true
+
+[auth.jwt]
+audiences = "stentor"
+
+[broker]
+exchanges = { a = "headers" }
+vhosts = [1]
+urls = 5
+
+[limits]
+max_headers = "8"
+max_pending = 1.5
+max_unacked = "many"
+
+[listen]
+origins = {}
+
+[auth]
+forward_cookies = "sid"
+default_passcode = 12
+
+[webhooks]
+events = [1]
+
+[feed]
+binding = ["key"]
+
+[stomp]
+server_header = 5
+"#;
+    assert_snapshot!(problems(text, &[]), @r#"
+    stentor.toml:3: error[wrong-value]: [memory] watermark: "80" is not a whole number: 20 to 95 (percent), or 0 for none; write it without quotes
+    stentor.toml:4: error[wrong-value]: [memory] limit: true is not a size: bytes, or e.g. "4MiB"
+    stentor.toml:7: error[wrong-value]: [auth.jwt] audiences: "stentor" is not a list; write ["stentor"]
+    stentor.toml:10: error[wrong-value]: [broker] exchanges: "headers" is not a type to write here; write "direct", "topic" or "fanout"; headers exchanges and those of plug-ins are "other"
+    stentor.toml:11: error[wrong-value]: [broker] vhosts: the number 1 is not a text; write it in quotes
+    stentor.toml:12: error[wrong-value]: [broker] urls: the number 5 is not a list; write it in brackets, ["…", "…"]
+    stentor.toml:15: error[wrong-value]: [limits] max_headers: "8" is not a whole number, 0 or more; write it without quotes
+    stentor.toml:16: error[wrong-value]: [limits] max_pending: the number 1.5 is not a whole number, 0 or more
+    stentor.toml:17: error[wrong-value]: [limits] max_unacked: "many" is not a whole number from 0 to 65535
+    stentor.toml:20: error[wrong-value]: [listen] origins: a table is not a list; write it in brackets, ["…", "…"]
+    stentor.toml:23: error[wrong-value]: [auth] forward_cookies: "sid" is not a table; write { NAME = VALUE }
+    stentor.toml:24: error[wrong-value]: [auth] default_passcode: has a value that is not a text; write it in quotes
+    stentor.toml:27: error[wrong-value]: [webhooks] events: has a value that is not a text; write it in quotes
+    stentor.toml:30: error[wrong-value]: [feed] binding: has a value that is not a text; write it in quotes
+    stentor.toml:33: error[wrong-value]: [stomp] server_header: the number 5 is not true, false, or a text such as "RabbitMQ/4.0"
+    "#);
+    for (mark, says) in [
+        ("0.8", "the number 0.8 is not"),
+        ("300", "the number 300 is not"),
+    ] {
+        let found = problems(&format!("[memory]\nwatermark = {mark}\n"), &[]);
+        assert!(found.contains(says), "{found}");
+        assert!(found.contains("20 to 95 (percent), or 0"), "{found}");
+    }
+    let typed = problems("[broker]\nexchanges = { a = \"x-delayed-message\" }", &[]);
+    assert!(typed.contains("plug-ins are \"other\""), "{typed}");
+    let marks = [("STENTOR__MEMORY__WATERMARK", "80")];
+    assert_eq!(load("", &marks).unwrap().memory.watermark, 80);
+}
+
 #[test]
 fn a_wrong_value_is_not_blamed_on_others() {
     let text = "[limits]\nmax_frame_size = \"1KX\"\n[mailbox]\nmax_bytes = \"64KiB\"\n";
@@ -411,12 +479,12 @@ fn problems_in_the_environment_name_the_variable() {
     STENTOR_BROKER__URL: error[unknown-variable]: is not read; write STENTOR__BROKER__URL, with two underscores before the section and before the key
     STENTOR__BROKER__EXCHANGES: error[wrong-value]: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
     STENTOR__BROKER__URL: error[wrong-value]: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672" (characters such as "/" and "@" in a password as %2F and %40), "amqps://…" or "embedded:"
-    STENTOR__FEED__BINDING: error[wrong-value]: [feed] binding: unknown variant "some", expected "key" or "all"
+    STENTOR__FEED__BINDING: error[wrong-value]: [feed] binding: "some" is not known; write "key" or "all"
     STENTOR__FEED__DURABLE: error[wrong-value]: [feed] durable: "yes" is not a switch; write true or false
     STENTOR__LIMITS__MAX_FRAM_SIZE: error[unknown-variable]: there is no such variable; did you mean STENTOR__LIMITS__MAX_FRAME_SIZE?
     STENTOR__LIMITS__MAX_HEADERS: error[wrong-value]: [limits] max_headers: "many" is not a whole number, 0 or more
-    STENTOR__LIMITS__MAX_UNACKED: error[wrong-value]: [limits] max_unacked: invalid value: integer 70000, expected a whole number from 0 to 65535
-    STENTOR__LIMITS__WRITE_TIMEOUT: error[wrong-value]: [limits] write_timeout: invalid value: string "5", expected a duration; write e.g. "10s" or "500ms"
+    STENTOR__LIMITS__MAX_UNACKED: error[wrong-value]: [limits] max_unacked: the number 70000 is not a whole number from 0 to 65535
+    STENTOR__LIMITS__WRITE_TIMEOUT: error[wrong-value]: [limits] write_timeout: "5" is not a duration; write e.g. "10s" or "500ms"
     STENTOR__MAILBOX__MAX_BYTES: error[contradiction]: [mailbox] max_bytes: is 1 MiB, less than [limits] max_frame_size (4 MiB), so the largest messages could never be delivered; raise it, or lower the other
     STENTOR__WHATEVER: error[unknown-variable]: there is no such variable; variables are named STENTOR__SECTION__KEY
     "#);
@@ -434,6 +502,39 @@ fn serving_needs_a_broker_and_a_hook() {
         ("STENTOR__AUTH__USER_PATH", "http://127.0.0.1:8080/user"),
     ]);
     assert!(Config::load(None, set).is_ok());
+}
+
+#[test]
+fn webhooks_need_a_secret() {
+    let found = |secret: &str| {
+        let text =
+            format!("[webhooks]\nevents = [\"connect\"]\nurls = [\"http://app/\"]\n{secret}");
+        let set = variables(&[
+            ("STENTOR__BROKER__URL", "embedded:"),
+            ("STENTOR__AUTH__USER_PATH", "http://127.0.0.1:8080/user"),
+        ]);
+        let file = File {
+            name: "stentor.toml",
+            text: &text,
+        };
+        let read = Config::load(Some(file), set);
+        read.map_err(|errors| errors.to_string()).err()
+    };
+    assert_eq!(found("secret = \"0123456789abcdef\""), None);
+    for unset in ["", "secret = \"\""] {
+        let missing = found(unset).unwrap();
+        let says = "error[missing-key]: [webhooks] secret: is not set";
+        assert!(missing.contains(says), "{missing}");
+        assert_eq!(missing.lines().count(), 1, "{missing}");
+    }
+    // Where the receivers are.
+    assert!(found("").unwrap().starts_with("stentor.toml:3: "));
+    let short = found("secret = \"short\"").unwrap();
+    assert!(
+        short.contains("error[wrong-value]: [webhooks] secret: has fewer"),
+        "{short}"
+    );
+    assert_eq!(short.lines().count(), 1, "{short}");
 }
 
 /// A wrong value counts as not set; it is not called missing as well.

@@ -1,6 +1,8 @@
 //! The `[memory]` section.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
 
 use crate::units::{Checked, size};
 
@@ -9,10 +11,36 @@ use crate::units::{Checked, size};
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
     /// The mark, in percent of what the process could have; 0: none.
+    #[serde(deserialize_with = "percent")]
     pub watermark: u8,
     /// What the process could have, in bytes; 0: what its cgroup and the machine leave it.
     #[serde(deserialize_with = "size")]
     pub limit: usize,
+}
+
+/// Reads the mark; what is none is told what is.
+fn percent<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    struct Visitor;
+
+    impl de::Visitor<'_> for Visitor {
+        type Value = u8;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number: 20 to 95 (percent), or 0 for none")
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<u8, E> {
+            let mark = u8::try_from(number);
+            mark.map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<u8, E> {
+            let mark = u8::try_from(number);
+            mark.map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
+        }
+    }
+
+    deserializer.deserialize_u8(Visitor)
 }
 
 impl Default for MemoryConfig {

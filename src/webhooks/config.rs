@@ -149,6 +149,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether requests can be signed, if there are any.
+    #[must_use]
+    pub fn has_its_secret(&self) -> bool {
+        self.urls.is_empty() || !self.secret.reveal().is_empty()
+    }
+
     /// Checks the values.
     ///
     /// # Errors
@@ -157,7 +163,9 @@ impl Config {
         if self.urls.len() > MAX_URLS {
             return Err(("urls", format!("are more than {MAX_URLS}; write fewer")));
         }
-        if !self.urls.is_empty() && self.secret.reveal().len() < MIN_SECRET {
+        // One that is not set is missing, which is another fault.
+        let is_short = (1..MIN_SECRET).contains(&self.secret.reveal().len());
+        if !self.urls.is_empty() && is_short {
             let message = format!(
                 "has fewer than {MIN_SECRET} characters, so anybody could sign in its place; write \
                  a random one (`openssl rand -hex 32`), best in the variable \

@@ -19,7 +19,7 @@ use values::Values;
 
 /// How an exchange matches routing keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(try_from = "String")]
 pub enum ExchangeKind {
     /// Key and pattern are equal.
     Direct,
@@ -41,6 +41,22 @@ impl ExchangeKind {
             Self::Fanout => "fanout",
             Self::Other => "other",
         }
+    }
+}
+
+impl TryFrom<String> for ExchangeKind {
+    type Error = String;
+
+    /// As the configuration writes it.
+    fn try_from(text: String) -> Result<Self, String> {
+        let all = [Self::Direct, Self::Topic, Self::Fanout, Self::Other];
+        let kind = all.into_iter().find(|kind| kind.as_str() == text);
+        kind.ok_or_else(|| {
+            format!(
+                "{text:?} is not a type to write here; write \"direct\", \"topic\" or \"fanout\"; \
+                 headers exchanges and those of plug-ins are \"other\""
+            )
+        })
     }
 }
 
