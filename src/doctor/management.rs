@@ -132,6 +132,7 @@ async fn alarms(management: &Management) -> Finding {
             question,
             "RabbitMQ is short of memory or disk, and takes no messages until that is over",
         )
+        .cure("free memory or disk there; these say which, and what takes it:")
         .cure("rabbitmq-diagnostics alarms")
         .cure("rabbitmq-diagnostics memory_breakdown; df -h /var/lib/rabbitmq"),
         Some(Err(error)) => Finding::unasked(question, format!("alarms are not known: {error}"))
@@ -171,7 +172,9 @@ fn judge_deprecated(used: &[Value]) -> Finding {
          refuse them",
         names.join(", ")
     );
-    Finding::doubtful(question, text).cure("rabbitmqctl list_deprecated_features used")
+    Finding::doubtful(question, text)
+        .cure("mend what uses them, before RabbitMQ is upgraded; this lists them:")
+        .cure("rabbitmqctl list_deprecated_features used")
 }
 
 async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Finding> {
@@ -415,6 +418,11 @@ mod tests {
         let found = judge_deprecated(&[json!({"name": "global_qos"})]);
         assert_eq!(found.mark, Mark::Doubtful);
         assert!(found.text.contains("global_qos"));
+        // A command that only asks mends nothing.
+        assert!(
+            found.cure[0].starts_with("mend what uses them"),
+            "{found:?}"
+        );
     }
 
     #[test]
