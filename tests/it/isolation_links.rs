@@ -14,7 +14,7 @@ use lapin::{
 };
 use stentor::broker::{
     Argument, Broker as _, BrokerError, Config, Consume, FeedConfig, Properties, Publish,
-    QueueSpec, Url, VirtualHost, amqp::AmqpBroker,
+    QueueSpec, Url, Verdict, VirtualHost, amqp::AmqpBroker,
 };
 use testkit::{DEADLINE, Proxy, RabbitMq, Vhost, eventually};
 use tokio::time::timeout;
@@ -346,6 +346,62 @@ async fn a_queue_that_closes_the_connection_closes_nobody_else_s() {
     // too long.
     calls.buffer_unordered(5).collect::<Vec<_>>().await;
     others.are_well().await;
+}
+
+/// Over a message that is given back to a stream, RabbitMQ 3.10 closes the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_back_to_a_stream_cuts_no_link() {
+    let fixture = Rabbit::start().await;
+    let others = Others::begin(&fixture).await;
+    let node = &others.node;
+    let kind = ("x-queue-type".into(), Argument::Text("stream".into()));
+    let stream = QueueSpec {
+        arguments: vec![kind],
+        ..queue("stream")
+    };
+    node.vhost.declare_queue(&stream).await.unwrap();
+    let named = Consume {
+        queue: stream,
+        ..reading("", 10)
+    };
+    for request in [named, existing("stream")] {
+        for verdict in [Verdict::Requeue, Verdict::Discard] {
+            let reader = node.consume(request.clone()).await;
+            node.fill("stream", 4).await;
+            let tags = reader.inbox.first(4).await;
+            let tags: Vec<u64> = tags.iter().map(|delivery| delivery.tag).collect();
+            reader.settle(tags[0], false, verdict).await;
+            reader.consumer.heard(tags[0]).await.unwrap();
+            reader.consumer.retire(&tags[1..3]).await.unwrap();
+            reader.settle(tags[2], true, verdict).await;
+            reader.consumer.heard(tags[2]).await.unwrap();
+        }
+    }
+    others.are_well().await;
+}
+
+/// A queue is no stream because a publisher says that its message comes from one.
+#[tokio::test]
+async fn what_is_given_back_with_an_offset_of_a_stream_comes_again() {
+    let fixture = Rabbit::start().await;
+    let node = Node::open(&fixture).await;
+    for (queue, gives_back) in [("nacked", true), ("retired", false)] {
+        let reader = node.consume(reading(queue, 10)).await;
+        let mut forged = message("", queue, "job");
+        let offset = ("x-stream-offset".into(), "7".into());
+        forged.properties.headers.push(offset);
+        node.try_send(forged).await.unwrap();
+        let tag = reader.inbox.first(1).await[0].tag;
+        if gives_back {
+            reader.settle(tag, false, Verdict::Requeue).await;
+            let again = reader.inbox.first(2).await[1].clone();
+            assert!(again.redelivered);
+        } else {
+            reader.consumer.retire(&[]).await.unwrap();
+            let next = node.consume(existing(queue)).await;
+            assert_eq!(next.inbox.bodies(1).await, ["job"]);
+        }
+    }
 }
 
 /// The process of a classic queue, which `call` of Erlang's module `sys` stops or lets go on.

@@ -24,7 +24,7 @@ use super::{
     exclusive::Ownership,
     link::{AmqpLink, Live, answer},
     silence::{answer_for_queue, answer_soon_for_queue},
-    stream::{self, Progress, Standing},
+    stream::{self, Kind, Progress, Standing},
     topology::declare_options,
 };
 use crate::{
@@ -45,6 +45,9 @@ pub(super) struct Dedicated {
     operation_timeout: Duration,
     prefetch: u16,
     task: AbortOnDropHandle<()>,
+    links: Arc<ConsumerLinks>,
+    declarer: Arc<Declarer>,
+    queue: Box<str>,
     /// Keeps clients other than the owner off an exclusive queue, for as long as it consumes.
     ownership: Mutex<Option<Arc<Ownership>>>,
 }
@@ -65,8 +68,7 @@ struct Current {
     phase: ConsumerPhase,
     /// Where to go on, if it is a stream.
     progress: Progress,
-    /// Whether it surely is one.
-    is_stream: bool,
+    kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,10 +116,11 @@ impl Dedicated {
         let state = Arc::new(ConsumerState::new(&request));
         state.replace(channel, messages.tag());
         let prefetch = prefetch(&request);
+        let queue = request.queue.name.clone();
         let runner = Runner {
-            links,
+            links: Arc::clone(&links),
             link,
-            declarer,
+            declarer: Arc::clone(&declarer),
             request,
             sink,
             state: Arc::clone(&state),
@@ -129,8 +132,39 @@ impl Dedicated {
             operation_timeout,
             prefetch,
             task,
+            links,
+            declarer,
+            queue,
             ownership: Mutex::new(ownership),
         })
+    }
+
+    /// Whether the queue is a stream; the broker is asked if that is not known.
+    ///
+    /// # Errors
+    /// It does not tell.
+    async fn is_stream(&self, known: Kind, deadline: Instant) -> Result<bool, BrokerError> {
+        let kind = match known {
+            // On the heap: nearly every settlement does without.
+            Kind::Unproved => Box::pin(self.ask_kind(deadline)).await?,
+            known => known,
+        };
+        Ok(kind == Kind::Stream)
+    }
+
+    async fn ask_kind(&self, deadline: Instant) -> Result<Kind, BrokerError> {
+        let (question, first) = (stream::question(&self.queue), Occasion::First);
+        let (links, declarer) = (&self.links, &self.declarer);
+        let kind = match begin(links, None, declarer, &question, first, deadline).await {
+            // The channel ends with this.
+            Ok(_begun) => Kind::Stream,
+            Err(BrokerError::PreconditionFailed(text)) if stream::is_none(&text) => Kind::Other,
+            // A stream is never exclusive.
+            Err(BrokerError::ResourceLocked(_)) => Kind::Other,
+            Err(error) => return Err(error),
+        };
+        self.state.prove(kind);
+        Ok(kind)
     }
 }
 
@@ -382,7 +416,7 @@ impl Drop for Leftover {
 impl ConsumerState {
     fn new(request: &Consume) -> Self {
         Self(Mutex::new(Current {
-            is_stream: stream::is_stream(request),
+            kind: Kind::accepted(request),
             ..Current::default()
         }))
     }
@@ -407,10 +441,11 @@ impl ConsumerState {
         let offset = message.stream_offset();
         let mut current = self.0.lock();
         if current.phase != ConsumerPhase::Consuming {
-            return Err(Unwanted::Late(lapin.acker));
+            let kind = offset.map_or(Kind::Other, |_| current.kind);
+            return Err(Unwanted::Late(lapin.acker, kind));
         }
         let standing = offset.map(|offset| current.progress.pass(offset));
-        if standing == Some(Standing::Settled) && current.is_stream {
+        if standing == Some(Standing::Settled) && current.kind == Kind::Stream {
             return Err(Unwanted::Settled(lapin.acker));
         }
         let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
@@ -438,6 +473,20 @@ impl ConsumerState {
         }
         let channel = current.channel.clone()?;
         Some((channel, of_channel(tag)))
+    }
+
+    /// What the queue is, as far as this message is concerned: one without an offset is no stream's.
+    fn kind_of(&self, tag: u64) -> Kind {
+        let current = self.0.lock();
+        match current.unsettled.get(&tag) {
+            Some(Some(_)) => current.kind,
+            Some(None) | None => Kind::Other,
+        }
+    }
+
+    /// The broker has told what the queue is.
+    fn prove(&self, kind: Kind) {
+        self.0.lock().kind = kind;
     }
 
     /// The channel on which this tag is unsettled.
@@ -484,13 +533,20 @@ impl ConsumerState {
         let channel = current.channel.clone()?;
         current.phase = ConsumerPhase::Retired;
         let is_kept = |tag: &u64| kept.binary_search(tag).is_ok();
-        let rest = current.unsettled.keys().filter(|tag| !is_kept(tag));
-        let requeued = rest.map(|tag| of_channel(*tag)).collect();
+        let rest = current.unsettled.iter().filter(|(tag, _)| !is_kept(tag));
+        let (mut unseen, mut kind) = (Vec::new(), Kind::Other);
+        for (tag, offset) in rest {
+            unseen.push(of_channel(*tag));
+            if offset.is_some() {
+                kind = current.kind;
+            }
+        }
         current.unsettled.retain(|tag, _| is_kept(tag));
         Some(Retired {
             channel,
             name: current.name.clone(),
-            requeued,
+            unseen,
+            kind,
         })
     }
 }
@@ -504,8 +560,10 @@ struct Retired {
     channel: Channel,
     /// The consumer to cancel on it.
     name: ShortString,
-    /// Tags to requeue.
-    requeued: Vec<u64>,
+    /// Tags of messages that its client has not seen.
+    unseen: Vec<u64>,
+    /// What the queue is, as far as these messages are concerned.
+    kind: Kind,
 }
 
 /// The channel's part of a tag.
@@ -574,6 +632,9 @@ impl Runner {
             .await
             {
                 Ok((link, (channel, messages))) => {
+                    if Kind::accepted(&request) == Kind::Stream {
+                        self.state.prove(Kind::Stream);
+                    }
                     self.link = link;
                     self.state.replace(channel, messages.tag());
                     self.sink.taken_back();
@@ -593,6 +654,7 @@ impl Runner {
                 Err(BrokerError::PreconditionFailed(text))
                     if !stream::is_stream(&self.request) && stream::is_none(&text) =>
                 {
+                    self.state.prove(Kind::Other);
                     request.arguments.clone_from(&self.request.arguments);
                     continue;
                 }
@@ -605,8 +667,8 @@ impl Runner {
 
 /// A message that its client does not get.
 enum Unwanted {
-    /// It was on its way when its consumer retired.
-    Late(Acker),
+    /// It was on its way when its consumer retired; what its queue is.
+    Late(Acker, Kind),
     /// It is one of a stream, and was settled before a lost link.
     Settled(Acker),
 }
@@ -615,7 +677,10 @@ impl Unwanted {
     async fn give_back(self) {
         // If the channel is closed, the broker has it in any case.
         let _ = match self {
-            Self::Late(late) => {
+            // The end of the channel gives it back.
+            Self::Late(_, Kind::Unproved) => Ok(true),
+            Self::Late(late, Kind::Stream) => late.ack(BasicAckOptions::default()).await,
+            Self::Late(late, Kind::Other) => {
                 let options = BasicNackOptions {
                     requeue: true,
                     ..Default::default()
@@ -646,11 +711,14 @@ impl Consumer for Dedicated {
     ) -> BoxFuture<'_, Result<Settled, BrokerError>> {
         let deadline = after(self.operation_timeout);
         async move {
+            // A stream keeps its messages, whatever is said of them.
+            let is_acked = verdict == Verdict::Accept
+                || self.is_stream(self.state.kind_of(tag), deadline).await?;
             let Some((channel, tag)) = self.state.settle(tag, multiple) else {
                 return Ok(Settled::Stale);
             };
             let requeue = verdict == Verdict::Requeue;
-            let outcome = if verdict == Verdict::Accept {
+            let outcome = if is_acked {
                 answer(
                     deadline,
                     channel.basic_ack(tag, BasicAckOptions { multiple }),
@@ -715,7 +783,8 @@ impl Consumer for Dedicated {
             let Some(Retired {
                 channel,
                 name,
-                requeued,
+                unseen,
+                kind,
             }) = self.state.retire(kept)
             else {
                 return self.cancel().await;
@@ -725,7 +794,13 @@ impl Consumer for Dedicated {
             let retiring = async {
                 answer(deadline, cancelling).await?;
                 drop(self.ownership.lock().take());
-                for tag in requeued {
+                let is_stream = self.is_stream(kind, deadline).await?;
+                for tag in unseen {
+                    if is_stream {
+                        let acking = channel.basic_ack(tag, BasicAckOptions::default());
+                        answer(deadline, acking).await?;
+                        continue;
+                    }
                     let options = BasicNackOptions {
                         requeue: true,
                         ..Default::default()

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::broker::{Argument, BrokerError, Consume, OFFSET_HEADER};
+use crate::broker::{Argument, BrokerError, Consume, OFFSET_HEADER, QueueSpec};
 
 /// Said where nothing tells where to go on.
 const NOWHERE: &str = "the link was lost before a message of the stream told where to go on";
@@ -84,14 +84,73 @@ impl Progress {
     }
 }
 
+/// Whether a consumer's queue is a stream.
+///
+/// To give a stream's message back is an acknowledgement for RabbitMQ 4; RabbitMQ 3.10 closes the
+/// connection, which all consumers share. In another queue, an acknowledgement in its place would lose
+/// the message. So this has to be certain: a client may say what it likes of a queue, and any publisher
+/// can set the header with the offset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The broker has to be asked: [`question`].
+    #[default]
+    Unproved,
+    Stream,
+    Other,
+}
+
+impl Kind {
+    /// What is known once the broker has accepted the request.
+    pub(super) fn accepted(request: &Consume) -> Self {
+        let QueueSpec {
+            durable,
+            exclusive,
+            auto_delete,
+            arguments,
+            ..
+        } = &request.queue;
+        // It refuses this for other queues.
+        let has_offset = |(name, _): &(Box<str>, Argument)| **name == *OFFSET_HEADER;
+        if request.arguments.iter().any(has_offset) {
+            return Self::Stream;
+        }
+        match request.declare {
+            true if arguments.iter().any(says_stream) => Self::Stream,
+            // No stream is so.
+            true if !durable || *exclusive || *auto_delete => Self::Other,
+            // A virtual host may have another default than classic queues.
+            _ => Self::Unproved,
+        }
+    }
+}
+
+/// Asks by its answer whether a queue is a stream: RabbitMQ refuses it for others ([`is_none`]), before
+/// it looks at anything else.
+pub(super) fn question(queue: &str) -> Consume {
+    Consume {
+        queue: QueueSpec {
+            name: queue.into(),
+            ..QueueSpec::default()
+        },
+        declare: false,
+        binding: None,
+        binding_arguments: Vec::new(),
+        prefetch: 1,
+        exclusive: false,
+        owner: 0,
+        arguments: vec![(OFFSET_HEADER.into(), Argument::Text("next".into()))],
+    }
+}
+
+fn says_stream((name, value): &(Box<str>, Argument)) -> bool {
+    &**name == "x-queue-type" && *value == Argument::Text("stream".into())
+}
+
 /// Whether the client says that it consumes a stream. Messages alone do not tell: in another queue,
 /// what came out of a stream elsewhere may have its offset there still.
 pub(super) fn is_stream(request: &Consume) -> bool {
-    let is_one = |(name, value): &(Box<str>, Argument)| {
-        &**name == "x-queue-type" && *value == Argument::Text("stream".into())
-    };
     let speaks_of_one = |(name, _): &(Box<str>, Argument)| name.starts_with("x-stream-");
-    request.queue.arguments.iter().any(is_one) || request.arguments.iter().any(speaks_of_one)
+    request.queue.arguments.iter().any(says_stream) || request.arguments.iter().any(speaks_of_one)
 }
 
 /// RabbitMQ's words for another queue that was asked for by an offset: `PRECONDITION_FAILED - invalid
@@ -103,7 +162,6 @@ pub(super) fn is_none(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::QueueSpec;
 
     fn request(arguments: &[(&str, Argument)]) -> Consume {
         let arguments = arguments.iter();
@@ -201,5 +259,41 @@ mod tests {
         let mut classic = request(&[]);
         classic.queue.arguments.clear();
         assert_eq!(asked(&progress, &classic), []);
+    }
+    #[test]
+    fn only_what_the_broker_has_accepted_proves_a_stream() {
+        let declared = request(&[]);
+        assert_eq!(Kind::accepted(&declared), Kind::Stream);
+        // A client may say of a queue that is there whatever it likes.
+        let said = Consume {
+            declare: false,
+            ..request(&[("x-stream-filter", Argument::Text("a".into()))])
+        };
+        assert_eq!(Kind::accepted(&said), Kind::Unproved);
+        let offset = Consume {
+            declare: false,
+            ..request(&[begin("first")])
+        };
+        assert_eq!(Kind::accepted(&offset), Kind::Stream);
+        assert_eq!(Kind::accepted(&question("s")), Kind::Stream);
+
+        let plain = |durable: bool, exclusive: bool, auto_delete: bool| Consume {
+            queue: QueueSpec {
+                durable,
+                exclusive,
+                auto_delete,
+                arguments: Vec::new(),
+                ..request(&[]).queue
+            },
+            ..request(&[])
+        };
+        assert_eq!(Kind::accepted(&plain(true, false, false)), Kind::Unproved);
+        for passing in [
+            plain(false, false, false),
+            plain(true, true, false),
+            plain(true, false, true),
+        ] {
+            assert_eq!(Kind::accepted(&passing), Kind::Other);
+        }
     }
 }
