@@ -21,8 +21,6 @@ pub(super) struct Declared(HashMap<Box<str>, DeclaredQueue>);
 struct DeclaredQueue {
     /// How it was declared; `None`: as the durable queue that most are.
     spec: Option<Box<QueueSpec>>,
-    /// It ended with its last consumer, unless it has others still.
-    may_be_gone: bool,
 }
 
 impl Declared {
@@ -31,13 +29,15 @@ impl Declared {
         Some(self.0.get(name)?.spec(name))
     }
 
-    /// The queue that a SEND has to declare which would declare this one.
-    pub(super) fn missing(&self, queue: QueueSpec) -> Option<QueueSpec> {
-        match self.0.get(&queue.name) {
-            None => Some(queue),
-            Some(known) if known.may_be_gone => Some(known.spec(&queue.name)),
-            Some(_) => None,
-        }
+    /// The queue that a SEND has to declare which would declare this one. `is_consumed`: the
+    /// connection itself consumes it.
+    pub(super) fn missing(&self, queue: QueueSpec, is_consumed: bool) -> Option<QueueSpec> {
+        let Some(known) = self.spec(&queue.name) else {
+            return Some(queue);
+        };
+        // It may have gone with its last consumer, which may be another connection's. RabbitMQ confirms
+        // what is sent to a queue that is not there.
+        (known.auto_delete && !is_consumed).then_some(known)
     }
 
     /// The queue was declared so.
@@ -54,7 +54,6 @@ impl Declared {
         let is_usual = queue == usual(&name) || arguments > MAX_ARGUMENTS;
         let known = DeclaredQueue {
             spec: (!is_usual).then(|| Box::new(queue)),
-            may_be_gone: false,
         };
         self.0.insert(name, known);
     }
@@ -64,10 +63,6 @@ impl Declared {
         if queue.exclusive {
             // It was this connection's, and is gone.
             self.0.remove(&queue.name);
-        } else if queue.auto_delete
-            && let Some(known) = self.0.get_mut(&queue.name)
-        {
-            known.may_be_gone = true;
         }
     }
 }
@@ -105,9 +100,9 @@ mod tests {
     #[test]
     fn a_queue_is_declared_once_and_as_it_was_first() {
         let mut declared = Declared::default();
-        assert_eq!(declared.missing(usual("q")), Some(usual("q")));
+        assert_eq!(declared.missing(usual("q"), false), Some(usual("q")));
         declared.note(passing());
-        assert_eq!(declared.missing(usual("q")), None);
+        assert_eq!(declared.missing(usual("q"), true), None);
         assert_eq!(declared.spec("q"), Some(passing()));
         assert_eq!(declared.spec("r"), None);
         declared.note(usual("r"));
@@ -116,24 +111,24 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_ended_with_its_consumers_is_declared_again_as_it_was() {
+    fn a_queue_that_may_have_gone_is_declared_again_as_it_was() {
         let mut declared = Declared::default();
         declared.note(passing());
-        declared.left(&passing());
-        assert_eq!(declared.missing(usual("q")), Some(passing()));
-        declared.note(passing());
-        assert_eq!(declared.missing(usual("q")), None);
+        // While the connection consumes it, it is there; otherwise another's consumer may have been
+        // the last.
+        assert_eq!(declared.missing(usual("q"), true), None);
+        assert_eq!(declared.missing(usual("q"), false), Some(passing()));
         // One that stays is still there, and an exclusive one is forgotten.
         declared.note(usual("r"));
         declared.left(&usual("r"));
-        assert_eq!(declared.missing(usual("r")), None);
+        assert_eq!(declared.missing(usual("r"), false), None);
         let own = QueueSpec {
             exclusive: true,
             ..passing()
         };
         declared.note(own.clone());
         declared.left(&own);
-        assert_eq!(declared.missing(usual("q")), Some(usual("q")));
+        assert_eq!(declared.missing(usual("q"), false), Some(usual("q")));
     }
 
     #[test]
@@ -148,7 +143,7 @@ mod tests {
             arguments: vec![("x-max-age".into(), long)],
             ..usual("q")
         });
-        assert_eq!(declared.missing(usual("q")), None);
+        assert_eq!(declared.missing(usual("q"), false), None);
         assert!(declared.0["q"].spec.is_none());
     }
 }

@@ -270,7 +270,10 @@ impl Operations {
             self.expect_echo(of, &sending.publish);
         }
         if let Some(declared) = &self.declared {
-            sending.declare = sending.declare.and_then(|queue| declared.missing(queue));
+            sending.declare = sending.declare.and_then(|queue| {
+                let is_consumed = self.routes.consumes(&queue.name);
+                declared.missing(queue, is_consumed)
+            });
         }
         if let Some(queue) = &sending.declare {
             mapping::check_send_declares(queue)?;
