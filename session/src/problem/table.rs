@@ -985,6 +985,23 @@ problems! {
             ],
         }
 
+        /// A message's headers are longer together than the broker's protocol can carry, even if each of
+        /// them is within the limits of STOMP.
+        HeadersTooBig {
+            /// How many bytes they take.
+            length: usize,
+            /// How many they may take.
+            limit: usize,
+        } => {
+            message: "Frame too large", code: "frame-too-large", close: TooBig, reconnect: No,
+            page: "The frame exceeds a limit. The body names it",
+            body: format!(
+                "the headers of the message take {length} bytes together; at most {limit} are \
+                 allowed\n"
+            ),
+            samples: [HeadersTooBig { length: 10, limit: 9 }],
+        }
+
         /// A frame that only servers send.
         ServerCommand(command: Command) => {
             message: "Bad command", code: "server-command", close: Protocol, reconnect: No,

@@ -170,7 +170,7 @@ pub fn send(
 /// [`Problem::InvalidDestination`]: among others, the key has too many words;
 /// [`Problem::InvalidHeader`], [`Problem::PreconditionFailed`]: the client claims another
 /// `user-id` than its own, or asks for replies to a queue that only RabbitMQ can make; and
-/// [`Problem::NotPublished`]: the headers together are larger than AMQP can carry, even if each
+/// [`Problem::HeadersTooBig`]: the headers together are larger than AMQP can carry, even if each
 /// of them is within the limits of STOMP.
 pub fn publish(
     destination: &Destination,
@@ -190,11 +190,10 @@ pub fn publish(
     let once = numbering::read(&fields, &mut properties, context)?;
     let length = properties.encoded_len();
     if length > Properties::MAX_LEN {
-        let text = format!(
-            "the headers of the message take {length} bytes together; at most {} are allowed\n",
-            Properties::MAX_LEN
-        );
-        return Err(Problem::NotPublished(text.into()));
+        return Err(Problem::HeadersTooBig {
+            length,
+            limit: Properties::MAX_LEN,
+        });
     }
     let declare = match destination {
         // Here, `persistent` is the message's delivery mode alone. (The plug-in takes it for

@@ -712,10 +712,10 @@ fn headers_together_fit_into_a_frame_of_amqp() {
     assert!(sent("/topic/m", &headers(15)).is_ok());
     assert_eq!(
         sent("/topic/m", &headers(16)).unwrap_err(),
-        Problem::NotPublished(
-            "the headers of the message take 128221 bytes together; at most 122880 are allowed\n"
-                .into()
-        )
+        Problem::HeadersTooBig {
+            length: 128_221,
+            limit: 122_880
+        }
     );
 }
 
