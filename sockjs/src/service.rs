@@ -276,7 +276,7 @@ impl SockJs {
             Framing::SockJs => (&[][..], "sockjs-websocket"),
         };
         let headers = request.headers();
-        let granted = examine(request.method(), headers, protocols).and_then(|grant| {
+        let granted = examine(request, protocols).and_then(|grant| {
             application.check_web_socket(headers)?;
             let place = application.admit(Opening {
                 headers,
@@ -350,12 +350,9 @@ fn expected(route: Route<'_>) -> Expected {
 }
 
 /// As [`upgrade::examine`], with the protocol's own answers.
-fn examine(
-    method: &Method,
-    headers: &HeaderMap,
-    protocols: &[&'static str],
-) -> Result<Grant, Refusal> {
-    upgrade::examine(method, headers, protocols).map_err(|error| {
+fn examine<B>(request: &Request<B>, protocols: &[&'static str]) -> Result<Grant, Refusal> {
+    let (method, headers) = (request.method(), request.headers());
+    upgrade::examine(method, request.version(), headers, protocols).map_err(|error| {
         let upgrade = headers.get(header::UPGRADE);
         let is_named =
             upgrade.is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{self, HeaderName, HeaderValue},
 };
 use thiserror::Error;
@@ -28,6 +28,12 @@ pub enum UpgradeError {
     /// Its method is not GET.
     #[error("A WebSocket is opened by GET.")]
     Method,
+    /// It is of HTTP/1.0, which has no upgrades, though it asks for one.
+    #[error(
+        "An upgrade takes HTTP/1.1, and this request came by HTTP/1.0. nginx in between needs \
+         \"proxy_http_version 1.1\"."
+    )]
+    OldHttp,
     /// It asks for no upgrade, or not to a WebSocket.
     #[error("The headers \"Connection\" and \"Upgrade\" do not ask for a WebSocket.")]
     NotAsked,
@@ -37,6 +43,9 @@ pub enum UpgradeError {
     /// It has no key.
     #[error("The sec-websocket-key header is missing.")]
     NoKey,
+    /// Its key is not what a client has to make up; or it has more than one.
+    #[error("The sec-websocket-key header must be one, of 16 bytes in base64.")]
+    BadKey,
 }
 
 /// Reads a request for a WebSocket; `protocols` are the subprotocols that are spoken, the best
@@ -46,6 +55,7 @@ pub enum UpgradeError {
 /// [`UpgradeError`].
 pub fn examine(
     method: &Method,
+    version: Version,
     headers: &HeaderMap,
     protocols: &[&'static str],
 ) -> Result<Grant, UpgradeError> {
@@ -56,17 +66,30 @@ pub fn examine(
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
         return Err(UpgradeError::NotAsked);
     }
+    if version < Version::HTTP_11 {
+        return Err(UpgradeError::OldHttp);
+    }
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
         return Err(UpgradeError::Version);
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY);
-    let key = key.ok_or(UpgradeError::NoKey)?;
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let key = keys.next().ok_or(UpgradeError::NoKey)?;
+    if keys.next().is_some() || !is_key(key.as_bytes()) {
+        return Err(UpgradeError::BadKey);
+    }
     let offered: Vec<_> = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
     let mut spoken = protocols.iter().copied();
     Ok(Grant {
         accept: derive_accept_key(key.as_bytes()),
         protocol: spoken.find(|known| offered.contains(known)),
     })
+}
+
+/// Whether this is 16 bytes in base64.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix(b"==")
+        .is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit))
 }
 
 /// Answers that the connection is a WebSocket from now on. A task of its own waits until it is one,
@@ -132,17 +155,19 @@ mod tests {
         headers
     }
 
+    fn examined(headers: &HeaderMap) -> Result<Grant, UpgradeError> {
+        examine(&Method::GET, Version::HTTP_11, headers, &PROTOCOLS)
+    }
+
     fn protocol(offered: &str) -> Option<&'static str> {
         let headers = request(&[("sec-websocket-protocol", offered)]);
-        examine(&Method::GET, &headers, &PROTOCOLS)
-            .unwrap()
-            .protocol
+        examined(&headers).unwrap().protocol
     }
 
     /// The example of RFC 6455, 1.3.
     #[test]
     fn the_key_is_answered() {
-        let grant = examine(&Method::GET, &request(&[]), &PROTOCOLS).unwrap();
+        let grant = examined(&request(&[])).unwrap();
         assert_eq!(grant.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(grant.protocol, None);
     }
@@ -164,10 +189,44 @@ mod tests {
         ] {
             let mut headers = request(&[]);
             headers.remove(missing);
-            let refused = examine(&Method::GET, &headers, &PROTOCOLS);
+            let refused = examined(&headers);
             assert_eq!(refused, Err(expected), "{missing}");
         }
-        let refused = examine(&Method::POST, &request(&[]), &PROTOCOLS);
+        let refused = examine(&Method::POST, Version::HTTP_11, &request(&[]), &PROTOCOLS);
         assert_eq!(refused, Err(UpgradeError::Method));
+    }
+    /// As nginx asks that was not told otherwise. The client would hear 101, and then nothing.
+    #[test]
+    fn http_1_0_has_no_upgrade() {
+        let by = |version| examine(&Method::GET, version, &request(&[]), &PROTOCOLS);
+        let refused = by(Version::HTTP_10).unwrap_err();
+        assert_eq!(refused, UpgradeError::OldHttp);
+        assert!(refused.to_string().contains("proxy_http_version 1.1"));
+        // A browser that looks here is told that this is a WebSocket.
+        let mut headers = request(&[]);
+        headers.remove("upgrade");
+        let refused = examine(&Method::GET, Version::HTTP_10, &headers, &PROTOCOLS);
+        assert_eq!(refused, Err(UpgradeError::NotAsked));
+    }
+
+    #[test]
+    fn the_key_is_one_of_16_bytes() {
+        for key in [
+            "",
+            "x",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "dGhlIHNhbXBsZSBub25jZQ=",
+            "dGhlIHNhbXBsZSBub25jZQ===",
+            "dGhlIHNhbXBsZSBub25jZSE=",
+            "dGhlIHNhbXBsZSBub25j==",
+            "dGhlIHNhbXBsZSBub25jZSEx==",
+            "dGhlIHNhbXBsZSBub25-ZQ==",
+        ] {
+            let mut headers = request(&[]);
+            headers.insert("sec-websocket-key", key.parse().unwrap());
+            assert_eq!(examined(&headers), Err(UpgradeError::BadKey), "{key}");
+        }
+        let twice = request(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]);
+        assert_eq!(examined(&twice), Err(UpgradeError::BadKey));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use hyper::{HeaderMap, Uri, header};
+use hyper::{HeaderMap, Request, Uri, Version, header};
 
 /// The names of this node (`[listen] host_names`). IP addresses and `localhost` need no entry: no
 /// site can have them for its own.
@@ -52,6 +52,20 @@ impl HostNames {
         let name = name.strip_suffix('.').unwrap_or(name);
         let mut known = self.0.iter().map(|known| &**known).chain(["localhost"]);
         name.parse::<IpAddr>().is_ok() || known.any(|known| known.eq_ignore_ascii_case(name))
+    }
+}
+
+/// A request of HTTP/1.1 names its host, and no request names two (RFC 9112, 3.2): somebody in between
+/// may have gone by the other one.
+///
+/// # Errors
+/// The words for its author.
+pub(super) fn check_host_lines<B>(request: &Request<B>) -> Result<(), &'static str> {
+    match request.headers().get_all(header::HOST).iter().count() {
+        1 => Ok(()),
+        0 if request.version() < Version::HTTP_11 => Ok(()),
+        0 => Err("The Host header is missing."),
+        _ => Err("The Host header is there more than once."),
     }
 }
 

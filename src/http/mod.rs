@@ -104,6 +104,9 @@ impl PublicServer {
         if registry.refuse_banned_address(client.address.ip(), RefusedAt::Request) {
             return upgrade::refuse(&Refusal::new(StatusCode::FORBIDDEN, "banned"));
         }
+        if let Err(text) = hosts::check_host_lines(&request) {
+            return plain(StatusCode::BAD_REQUEST, text.to_owned());
+        }
         if !self.host_names.is_empty()
             && let Err(text) = self.host_names.check(request.headers(), request.uri())
         {
@@ -141,7 +144,7 @@ impl PublicServer {
         client: &Client,
     ) -> HttpAnswer {
         let headers = request.headers();
-        let examined = upgrade::examine(request.method(), headers, &upgrade::SUBPROTOCOLS);
+        let examined = upgrade::examine(&request, &upgrade::SUBPROTOCOLS);
         let examined = self.gateway.refusals.noted(RefusedFor::Upgrade, examined);
         let granted = examined.and_then(|grant| {
             self.gateway.check_web_socket(headers)?;
@@ -307,17 +310,23 @@ impl PrivateServer {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> HttpAnswer {
-        let uri = request.uri();
-        if !self.open_paths.contains(&uri.path())
-            && let Err(text) = self.host_names.check(request.headers(), uri)
+        if !self.open_paths.contains(&request.uri().path())
+            && let Err((status, text)) = self.check_host(&request)
         {
             let error = serde_json::json!({ "error": text }).to_string();
-            let mut answer = plain(StatusCode::MISDIRECTED_REQUEST, error);
+            let mut answer = plain(status, error);
             let json = HeaderValue::from_static("application/json");
             answer.headers_mut().insert(header::CONTENT_TYPE, json);
             return answer;
         }
         route(&self.routes, request).await
+    }
+
+    fn check_host<B>(&self, request: &Request<B>) -> Result<(), (StatusCode, String)> {
+        hosts::check_host_lines(request)
+            .map_err(|text| (StatusCode::BAD_REQUEST, text.to_owned()))?;
+        let checked = self.host_names.check(request.headers(), request.uri());
+        checked.map_err(|text| (StatusCode::MISDIRECTED_REQUEST, text))
     }
 }
 

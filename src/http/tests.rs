@@ -273,6 +273,41 @@ async fn a_request_without_a_path_is_refused() {
     }
 }
 
+/// RFC 9112, 3.2.
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let server = server(10, TIMEOUT).await;
+    for (version, hosts, status) in [
+        ("1.1", "", "400"),
+        ("1.1", "host: test\r\nhost: test\r\n", "400"),
+        ("1.0", "host: test\r\nhost: evil.example\r\n", "400"),
+        ("1.1", "host: test\r\n", "200"),
+        ("1.0", "", "200"),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!("GET /stomp/info HTTP/{version}\r\n{hosts}\r\n");
+        let answer = ask(&mut stream, &request).await;
+        let status = format!("HTTP/{version} {status} ");
+        assert!(answer.starts_with(&status), "{answer}");
+    }
+}
+
+/// A proxy that speaks HTTP/1.0 would have the client hear 101, and nothing after it.
+#[tokio::test]
+async fn an_upgrade_by_http_1_0_is_refused() {
+    let server = server(10, TIMEOUT).await;
+    for path in ["/ws", "/stomp/websocket", "/stomp/000/a/websocket"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.0\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let answer = ask(&mut stream, &request).await;
+        assert!(answer.starts_with("HTTP/1.0 400 "), "{answer}");
+        assert!(answer.contains("proxy_http_version 1.1"), "{answer}");
+    }
+}
+
 async fn log_in(client: &mut Client) {
     let connect = "CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
     client.send(Message::text(connect)).await.unwrap();

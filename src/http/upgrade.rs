@@ -1,7 +1,7 @@
 //! The upgrade to STOMP over WebSocket: which requests may, and the answer to those that may not.
 
 use hyper::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Request, StatusCode,
     header::{self, HeaderValue},
 };
 use sockjs_server::{
@@ -30,12 +30,12 @@ pub struct Origins {
 ///
 /// # Errors
 /// It is no upgrade.
-pub(super) fn examine(
-    method: &Method,
-    headers: &HeaderMap,
+pub(super) fn examine<B>(
+    request: &Request<B>,
     protocols: &[&'static str],
 ) -> Result<Grant, Refusal> {
-    upgrade::examine(method, headers, protocols).map_err(|error| {
+    let (method, headers) = (request.method(), request.headers());
+    upgrade::examine(method, request.version(), headers, protocols).map_err(|error| {
         let status = match error {
             UpgradeError::Method => StatusCode::METHOD_NOT_ALLOWED,
             UpgradeError::NotAsked => {
@@ -78,7 +78,7 @@ impl Origins {
     /// # Errors
     /// The origin may not connect.
     pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        match headers.get(header::ORIGIN) {
+        match sole_origin(headers)? {
             Some(origin) => self.check_origin(origin.to_str().unwrap_or_default(), headers),
             None if self.allow_missing => Ok(()),
             None => Err(forbidden("An Origin header is required.".to_owned())),
@@ -99,11 +99,12 @@ impl Origins {
         headers: &HeaderMap,
         is_ambient: bool,
     ) -> Result<(), Refusal> {
-        let value = |name| headers.get(name).map(|value: &HeaderValue| value.to_str());
         let of_url = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
-        let origin = match (value(header::ORIGIN), value(header::REFERER)) {
-            (Some(origin), _) => Some(origin.unwrap_or_default().to_owned()),
-            (None, Some(referer)) => Some(of_url(referer.unwrap_or_default()).unwrap_or_default()),
+        let origin = match (sole_origin(headers)?, headers.get(header::REFERER)) {
+            (Some(origin), _) => Some(origin.to_str().unwrap_or_default().to_owned()),
+            (None, Some(referer)) => {
+                Some(of_url(referer.to_str().unwrap_or_default()).unwrap_or_default())
+            }
             (None, None) => None,
         };
         if let Some(origin) = origin {
@@ -162,6 +163,17 @@ fn forbidden(text: String) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, text)
 }
 
+/// The origin that a request names. Of two, a server in between may have looked at the other one.
+fn sole_origin(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Refusal> {
+    let mut lines = headers.get_all(header::ORIGIN).iter();
+    match (lines.next(), lines.next()) {
+        (origin, None) => Ok(origin),
+        (_, Some(_)) => Err(forbidden(
+            "The Origin header is there more than once.".to_owned(),
+        )),
+    }
+}
+
 /// Whether an origin is of the host that the request with these headers is for.
 fn is_own(origin: &str, headers: &HeaderMap) -> bool {
     let host = headers
@@ -186,6 +198,8 @@ fn is_same_host(origin: &str, host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use hyper::Method;
+
     use super::*;
 
     fn request(extra: &[(&str, &str)]) -> HeaderMap {
@@ -204,6 +218,13 @@ mod tests {
         headers
     }
 
+    fn asking(method: Method, headers: &HeaderMap) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        *request.headers_mut() = headers.clone();
+        request
+    }
+
     fn same_host() -> Origins {
         Origins {
             allowed: Vec::new(),
@@ -212,7 +233,7 @@ mod tests {
     }
 
     fn status(headers: &HeaderMap, origins: &Origins) -> Option<u16> {
-        examine(&Method::GET, headers, &SUBPROTOCOLS)
+        examine(&asking(Method::GET, headers), &SUBPROTOCOLS)
             .and_then(|_| origins.check(headers))
             .err()
             .map(|refusal| refusal.status.as_u16())
@@ -292,6 +313,15 @@ mod tests {
     }
 
     #[test]
+    fn two_origins_are_none() {
+        let own = ("origin", "https://push.example.com");
+        let headers = request(&[own, own]);
+        assert_eq!(status(&headers, &same_host()), Some(403));
+        let refusal = same_host().check_loosely(&headers, false).unwrap_err();
+        assert_eq!(refusal.status, StatusCode::FORBIDDEN);
+    }
+
+    #[test]
     fn without_origin_the_referer_counts() {
         let listed = Origins {
             allowed: vec!["https://app.example.com".to_owned()],
@@ -364,7 +394,8 @@ mod tests {
         let mut headers = request(&[]);
         headers.remove("sec-websocket-key");
         assert_eq!(status(&headers, &same_host()), Some(400));
-        let refusal = examine(&Method::POST, &request(&[]), &SUBPROTOCOLS).unwrap_err();
+        let post = asking(Method::POST, &request(&[]));
+        let refusal = examine(&post, &SUBPROTOCOLS).unwrap_err();
         assert_eq!(refusal.status, StatusCode::METHOD_NOT_ALLOWED);
     }
 }
