@@ -275,6 +275,7 @@ fn as_text(value: &AMQPValue) -> Option<String> {
         AMQPValue::LongLongInt(value) => value.to_string(),
         AMQPValue::Float(value) => value.to_string(),
         AMQPValue::Double(value) => value.to_string(),
+        AMQPValue::DecimalValue(value) => decimal(value.scale, value.value)?,
         AMQPValue::ShortString(value) => value.to_string(),
         AMQPValue::LongString(value) => value.to_string(),
         AMQPValue::Timestamp(value) => value.to_string(),
@@ -282,9 +283,40 @@ fn as_text(value: &AMQPValue) -> Option<String> {
     })
 }
 
+/// `value` divided by ten, `scale` times.
+pub(super) fn decimal(scale: u8, value: u32) -> Option<String> {
+    let scale = usize::from(scale);
+    let digits = format!("{value:0width$}", width = scale.saturating_add(1));
+    let point = digits.len().saturating_sub(scale);
+    let (whole, fraction) = digits.split_at_checked(point)?;
+    Some(match fraction.is_empty() {
+        true => whole.to_owned(),
+        false => format!("{whole}.{fraction}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use lapin::types::DecimalValue;
+
     use super::*;
+
+    #[test]
+    fn decimals_are_written_with_a_point() {
+        for (scale, value, text) in [
+            (0, 0, "0"),
+            (0, 1990, "1990"),
+            (2, 1990, "19.90"),
+            (4, 1990, "0.1990"),
+            (5, 1990, "0.01990"),
+        ] {
+            let value = AMQPValue::DecimalValue(DecimalValue { scale, value });
+            assert_eq!(as_text(&value).as_deref(), Some(text));
+        }
+        let least = decimal(u8::MAX, u32::MAX).unwrap();
+        assert_eq!(least.len(), "0.".len() + 255);
+        assert!(least.ends_with("04294967295"));
+    }
 
     /// A key of a dead letter's own takes the place of all that it had.
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use amqp_wire::{Body, Delivery, Value};
 use bytes::Bytes;
 
-use super::convert::FromAmqp;
+use super::convert::{FromAmqp, decimal};
 use crate::broker::{Message, Properties, for_each_property};
 
 /// The message that was delivered; with no body, if it was too large.
@@ -109,6 +109,7 @@ fn as_text(value: Value<'_>) -> Option<Cow<'_, str>> {
         Value::Unsigned(value) | Value::Timestamp(value) => value.to_string().into(),
         Value::Float(value) => value.to_string().into(),
         Value::Double(value) => value.to_string().into(),
+        Value::Decimal { scale, value } => decimal(scale, value)?.into(),
         _ => return None,
     })
 }
@@ -156,10 +157,16 @@ mod tests {
     fn headers_come_as_texts_and_nested_ones_are_left_out() {
         let values = b"\x01aS\0\0\0\x02\xc3\x28\x01bI\xff\xff\xff\xff\x01ct\x01\x01dF\0\0\0\0";
         let cc = [&b"\x02CC"[..], &nested(b'A', b"S\0\0\0\x01kI\0\0\0\x07V")].concat();
-        let raw = with_headers(&[&values[..], &cc, b"\x01eV"].concat());
+        let price = b"\x01pD\x02\0\0\x07\xc6";
+        let raw = with_headers(&[&values[..], price, &cc, b"\x01eV"].concat());
         let message = message(delivery(&raw));
-        let headers = [("a", "\u{fffd}("), ("b", "-1"), ("c", "true")]
-            .map(|(name, value)| (name.into(), value.into()));
+        let headers = [
+            ("a", "\u{fffd}("),
+            ("b", "-1"),
+            ("c", "true"),
+            ("p", "19.90"),
+        ];
+        let headers = headers.map(|(name, value)| (name.into(), value.into()));
         assert_eq!(message.properties.headers, headers);
         assert_eq!(message.cc, ["k", "7"].map(Box::from));
     }
