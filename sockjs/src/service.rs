@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Body as HttpBody, header};
+use hyper::{Method, Request, Response, StatusCode, body::Body as HttpBody, header};
 
 use crate::{
     Application, Body, Caller, HyperSocket, Opening, Options, Refusal, SessionQuery, Sessions,
