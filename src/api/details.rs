@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    answer::{Answer, Reply, Request},
+    answer::{Answer, Refusal, Reply, Request},
     overview::fit,
     presence::no_session_heard,
 };
 use crate::{
-    control::{Look, MAX_VIEW, Seen},
+    control::{Look, MAX_VIEW, NoAnswer, Seen},
     node::{SessionDetails, Source},
 };
 
@@ -93,13 +93,19 @@ pub(super) async fn details(api: &Api, request: Request) -> Answer {
     let details: Option<Details> = views.find_map(|view| serde_json::from_value(view).ok());
     match details {
         Some(details) => Reply::ok(&details),
+        None if silent.iter().any(|node| **node == *api.node) => Err(Refusal::unavailable(
+            format!("this node has the session, but {NoAnswer}"),
+        )),
         None => Err(no_session_heard(unreached.as_deref(), &silent)),
     }
 }
 
-/// What other nodes, and this one, are told of a session of this one.
-pub(super) async fn view(api: &Api, id: &str) -> Option<Value> {
-    let SessionDetails {
+/// What other nodes, and this one, are told of a session of this one; `None`: it is not here.
+///
+/// # Errors
+/// It is here, and its connection has no answer.
+pub(super) async fn view(api: &Api, id: &str) -> Result<Option<Value>, NoAnswer> {
+    let Some(SessionDetails {
         version,
         open_for,
         frames_in,
@@ -111,7 +117,10 @@ pub(super) async fn view(api: &Api, id: &str) -> Option<Value> {
         unwritten_bytes,
         pending,
         subscriptions,
-    } = api.services.registry.details(id).await?;
+    }) = api.services.registry.details(id).await?
+    else {
+        return Ok(None);
+    };
     let subscriptions = subscriptions.into_iter().map(|subscription| {
         let (exchange, key, queue) = match subscription.source {
             Source::Feed(exchange, key) => (Some(exchange.into()), Some(key.into()), None),
@@ -145,5 +154,5 @@ pub(super) async fn view(api: &Api, id: &str) -> Option<Value> {
         subscriptions,
         subscriptions_left_out: left_out,
     };
-    serde_json::to_value(&details).ok()
+    Ok(serde_json::to_value(&details).ok())
 }

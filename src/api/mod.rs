@@ -98,7 +98,7 @@ use self::{
 };
 use crate::{
     background,
-    control::{Look, Views},
+    control::{Look, NoAnswer, Views},
     http::{Remote, Routes},
     node::Services,
     offline,
@@ -552,15 +552,15 @@ impl Api {
 }
 
 impl Views for Api {
-    fn view(&self, look: Look) -> BoxFuture<'_, Option<Value>> {
+    fn view(&self, look: Look) -> BoxFuture<'_, Result<Option<Value>, NoAnswer>> {
         async move {
-            match look {
+            Ok(match look {
                 Look::Overview => overview::view_node(self).await,
                 Look::Refusals => overview::view_refusals(self).await,
-                Look::Session(id) => details::view(self, &id).await,
+                Look::Session(id) => details::view(self, &id).await?,
                 Look::Destinations(text) => destinations::view(self, &text).await,
                 Look::Subscribed(keys) => offline::view(&self.services, &keys),
-            }
+            })
         }
         .boxed()
     }

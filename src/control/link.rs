@@ -598,11 +598,11 @@ async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, loo
     let Ok(Ok(_turn)) = timeout(PATIENCE, turns.acquire()).await else {
         return;
     };
-    let is_for_one = look.has_one_node();
-    let view = shared.view(look).await;
-    if view.is_none() && is_for_one {
+    // An answer without a view says that the session is not here. This one is: so there is none, and
+    // the node that asks counts this one as silent.
+    let Ok(view) = shared.view(look).await else {
         return;
-    }
+    };
     let note = Note::Seen {
         to,
         node: link.0.node.clone(),

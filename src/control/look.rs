@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
+use thiserror::Error;
 
 /// What an operator wants to see.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +22,16 @@ pub enum Look {
 /// A node that can be looked at.
 pub trait Views: Send + Sync {
     /// What there is to see, in JSON that fits into [`MAX_VIEW`]; `None`: nothing of that here.
-    fn view(&self, look: Look) -> BoxFuture<'_, Option<Value>>;
+    ///
+    /// # Errors
+    /// The session is here, and cannot be seen now.
+    fn view(&self, look: Look) -> BoxFuture<'_, Result<Option<Value>, NoAnswer>>;
 }
+
+/// A session is on this node, and its connection did not say in time what it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("its connection did not answer in time")]
+pub struct NoAnswer;
 
 /// The longest view, in bytes: a message of the exchange has room for it.
 pub const MAX_VIEW: usize = 14 * 1024;
@@ -32,7 +41,8 @@ pub const MAX_VIEW: usize = 14 * 1024;
 pub struct Seen {
     /// By node, this one first.
     pub nodes: Vec<(Box<str>, Value)>,
-    /// Nodes that are known, and did not answer in time.
+    /// Nodes that are known, and did not answer in time. This one, if it has the session, and got no
+    /// answer from its connection.
     pub silent: Vec<Box<str>>,
     /// Why other nodes could not be asked; `None` if they could, or if there are no others.
     pub unreached: Option<Box<str>>,

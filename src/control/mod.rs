@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use ban::{Applied, Ban, Change, Subject};
 pub use config::Config;
-pub use look::{Look, MAX_VIEW, Seen, Views};
+pub use look::{Look, MAX_VIEW, NoAnswer, Seen, Views};
 
 use self::{link::ControlLink, tails::Follow};
 use crate::{
@@ -369,10 +369,13 @@ impl Control {
     /// has.
     pub async fn look(&self, look: Look) -> Seen {
         let mut seen = Seen::default();
-        if let Some(view) = self.shared.view(look.clone()).await {
-            seen.nodes.push((self.shared.node.clone(), view));
+        let view = self.shared.view(look.clone()).await;
+        let is_enough = look.has_one_node() && view != Ok(None);
+        match view {
+            Ok(Some(view)) => seen.nodes.push((self.shared.node.clone(), view)),
+            Ok(None) => {}
+            Err(NoAnswer) => seen.silent.push(self.shared.node.clone()),
         }
-        let is_enough = look.has_one_node() && !seen.nodes.is_empty();
         let Some((link, _)) = self.link.as_ref().filter(|_| !is_enough) else {
             return seen;
         };
@@ -382,8 +385,7 @@ impl Control {
         };
         match link.look(&look, PATIENCE, known.as_ref()).await {
             Ok(others) => {
-                let silent = link::silent(known.as_ref(), &others);
-                seen.silent = silent.into_iter().collect();
+                seen.silent.extend(link::silent(known.as_ref(), &others));
                 seen.silent.sort_unstable();
                 let others = others.into_iter();
                 let mut views: Vec<_> = others
@@ -463,8 +465,10 @@ pub fn learn_bans(sessions: &dyn Sessions, from: &str, changes: &[Change]) {
 
 impl ControlShared {
     /// What an operator sees of this node.
-    async fn view(&self, look: Look) -> Option<Value> {
-        let views = self.views.get()?.upgrade()?;
+    async fn view(&self, look: Look) -> Result<Option<Value>, NoAnswer> {
+        let Some(views) = self.views.get().and_then(Weak::upgrade) else {
+            return Ok(None);
+        };
         views.view(look).await
     }
 

@@ -158,11 +158,18 @@ struct Fake {
     asked: AtomicUsize,
     /// The subjects of the bans that it heard of.
     heard: Mutex<Vec<String>>,
+    /// It has every session, on connections that are busy.
+    is_busy: AtomicBool,
 }
 
 impl Views for Fake {
-    fn view(&self, _: Look) -> BoxFuture<'_, Option<Value>> {
-        std::future::ready(Some(self.name.into())).boxed()
+    fn view(&self, look: Look) -> BoxFuture<'_, Result<Option<Value>, NoAnswer>> {
+        let view = match look {
+            Look::Session(_) if self.is_busy.load(Relaxed) => Err(NoAnswer),
+            Look::Session(_) => Ok(None),
+            _ => Ok(Some(self.name.into())),
+        };
+        std::future::ready(view).boxed()
     }
 }
 
@@ -493,6 +500,39 @@ async fn a_node_that_was_heard_of_and_gives_no_answer_is_named() {
         assert_eq!(report.silent, [Box::from("c")] as [Box<str>; 1]);
     }
     drop(b);
+}
+
+/// All who could have it have said so.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_no_node_has_is_gone() {
+    let listeners = Listeners::default();
+    let [a, _b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+    let seen = a.control.look(Look::Session("s".into())).await;
+    assert_eq!(seen, Seen::default());
+}
+
+/// Nobody has said that it is gone.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_a_session_and_cannot_show_it_is_named() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+    for (node, name) in [(&b, "b"), (&a, "a")] {
+        node.fake.is_busy.store(true, Relaxed);
+        let seen = a.control.look(Look::Session("s".into())).await;
+        let expected = Seen {
+            silent: vec![name.into()],
+            ..Seen::default()
+        };
+        assert_eq!(seen, expected);
+    }
 }
 
 /// Otherwise both sessions of the user would stay.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     background,
-    control::{Applied, Change, RecheckOff, Sessions, Subject, Target, Unsubscribe},
+    control::{Applied, Change, NoAnswer, RecheckOff, Sessions, Subject, Target, Unsubscribe},
 };
 
 /// A command that has been under way for no longer is for all sessions: so far clocks may differ.
@@ -65,17 +65,29 @@ impl Registry {
         found
     }
 
-    /// What a session of this node does, as its connection says; `None`: it is not here, or has no
-    /// answer in time.
-    pub async fn details(&self, id: &str) -> Option<SessionDetails> {
-        let number = number(id)?;
-        // Held no longer than it takes to look: a session that ends gives its place back.
-        if *self.session(number)?.id() != *id {
-            return None;
-        }
+    /// What a session of this node does, as its connection says; `None`: it is not here.
+    ///
+    /// # Errors
+    /// It is here, and its connection has no answer in time.
+    pub async fn details(&self, id: &str) -> Result<Option<SessionDetails>, NoAnswer> {
+        let Some(number) = number(id).filter(|number| self.is_session(*number, id)) else {
+            return Ok(None);
+        };
         let inquiry = self.inquiries.ask(number);
         self.wake(number);
-        timeout(ANSWER, inquiry.answer()).await.ok()?
+        match timeout(ANSWER, inquiry.answer()).await {
+            Ok(details) => Ok(details),
+            // It may have ended meanwhile.
+            Err(_) if !self.is_session(number, id) => Ok(None),
+            Err(_) => Err(NoAnswer),
+        }
+    }
+
+    /// Whether the connection of that number has a session of that id. It is held no longer than it
+    /// takes to look: a session that ends gives its place back.
+    fn is_session(&self, number: u64, id: &str) -> bool {
+        let session = self.session(number);
+        session.is_some_and(|session| *session.id() == *id)
     }
 
     fn end(&self, target: &Target, problem: &Problem, late: Duration) -> usize {
@@ -265,6 +277,7 @@ mod tests {
 
     /// A session that counts how often it is looked at, and ended.
     struct Counting {
+        id: Box<str>,
         user: String,
         looked: Arc<AtomicUsize>,
         ended: AtomicUsize,
@@ -272,7 +285,7 @@ mod tests {
 
     impl LoggedIn for Counting {
         fn id(&self) -> &str {
-            "s"
+            &self.id
         }
 
         fn user(&self) -> Option<&str> {
@@ -326,6 +339,7 @@ mod tests {
                     .unwrap();
                 assert!(guard.let_in("s"));
                 let session = Arc::new(Counting {
+                    id: "s".into(),
                     user: number.to_string(),
                     looked: Arc::clone(&looked),
                     ended: AtomicUsize::new(0),
@@ -387,6 +401,31 @@ mod tests {
             panic!("{taken:?}");
         };
         assert_eq!(problem, Problem::Replaced);
+    }
+
+    /// It may do much at once, and is not gone for that.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_whose_connection_gives_no_answer_is_here() {
+        let registry = Registry::new(10);
+        let mailbox = Mailbox::new(MailboxConfig::default());
+        let guard = registry.enter(mailbox).unwrap();
+        let (id, of_nobody) = (guard.new_session_id(), guard.new_session_id());
+        assert!(guard.let_in(&id));
+        let session = Arc::new(Counting {
+            id: id.clone(),
+            user: "alice".to_owned(),
+            looked: Arc::default(),
+            ended: AtomicUsize::new(0),
+        });
+        guard.logged_in(&session);
+        for nobody in ["s", &*of_nobody] {
+            assert_eq!(registry.details(nobody).await, Ok(None), "{nobody}");
+        }
+        assert_eq!(registry.details(&id).await, Err(NoAnswer));
+        // Unless it ends while it is asked.
+        let ends = async move { drop((session, guard)) };
+        let (details, ()) = tokio::join!(registry.details(&id), ends);
+        assert_eq!(details, Ok(None));
     }
 
     /// `stentor ctl session ID`, for example.
