@@ -300,9 +300,12 @@ impl ControlLink {
                 return Ok(views);
             }
         }
-        let mut heard = self.0.heard.lock();
-        heard.all = Some(begun);
-        heard.nodes.retain(|_, last| *last >= begun);
+        // A node may be silent about a session because its connection is busy: it is there all the same.
+        if !look.has_one_node() {
+            let mut heard = self.0.heard.lock();
+            heard.all = Some(begun);
+            heard.nodes.retain(|_, last| *last >= begun);
+        }
         Ok(views)
     }
 

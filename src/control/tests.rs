@@ -535,6 +535,28 @@ async fn a_node_that_has_a_session_and_cannot_show_it_is_named() {
     }
 }
 
+/// Whoever looks for one would believe for a while that it is alone.
+#[tokio::test(start_paused = true)]
+async fn a_look_for_a_session_forgets_no_node() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+    b.fake.is_busy.store(true, Relaxed);
+    let seen = a.control.look(Look::Session("nope".into())).await;
+    assert_eq!(seen.silent, [Box::from("b")] as [Box<str>; 1]);
+    assert_eq!(a.looked(Look::Overview).await, ["a", "b"]);
+    *b.words.late.lock() = 2 * PATIENCE;
+    let kick = Command::Kick {
+        target: Target::Session("nope".into()),
+        reason: Box::default(),
+    };
+    let report = a.control.run(kick).await.unwrap();
+    assert_eq!(report.silent, [Box::from("b")] as [Box<str>; 1]);
+}
+
 /// Otherwise both sessions of the user would stay.
 #[tokio::test(start_paused = true)]
 async fn a_session_is_replaced_though_the_broker_is_away_for_a_while() {
