@@ -141,9 +141,11 @@ pub(super) struct DeliveryQueue {
     /// Requests on their way while it fails, at most: one that finds out how it is now, and those that
     /// are not waited for.
     probes: usize,
-    /// How often it has begun to fail, or whether it does is found out anew. The outcomes of requests that were on their way by then tell
-    /// nothing of how the receiver is now.
+    /// How often it was to be found out how the receiver is: since it began to fail, or is asked anew.
+    /// The outcomes of requests that were on their way by then tell nothing of how it is now.
     epoch: u64,
+    /// The node ends soon.
+    is_hurried: bool,
     dropped: u64,
     given_up: u64,
     dead: VecDeque<Dead>,
@@ -164,6 +166,7 @@ impl DeliveryQueue {
             failing: None,
             probes: 1,
             epoch: 0,
+            is_hurried: false,
             dropped: 0,
             given_up: 0,
             dead: VecDeque::new(),
@@ -284,7 +287,7 @@ impl DeliveryQueue {
     fn fail(&mut self, now: Instant, cause: &str) -> Duration {
         if self.failing.is_none() {
             // Of requests that are on their way together, this one counts.
-            self.epoch = self.epoch.wrapping_add(1);
+            self.find_out();
         }
         let failing = self.failing.get_or_insert_with(|| Failing {
             backoff: Backoff::new(self.bounds.pauses),
@@ -295,6 +298,15 @@ impl DeliveryQueue {
         failing.next = now.checked_add(pause).unwrap_or(now);
         failing.cause = cause.into();
         pause
+    }
+
+    /// From now on it is found out how the receiver is, by no request that is on its way by now. In a
+    /// hurry those are not waited for either.
+    fn find_out(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        if self.is_hurried {
+            self.probes = self.on_their_way.saturating_add(1);
+        }
     }
 
     fn remove_first(&mut self, subject: &Arc<str>) -> Option<Waiting> {
@@ -338,15 +350,15 @@ impl DeliveryQueue {
 
     /// The node ends soon: whatever waits is tried at once, and again at the shortest pauses. What a
     /// receiver that is back would have got in two minutes would be lost. Nor is a request waited for
-    /// that found it away, and may have no answer before the node ends.
+    /// that was on its way when it failed, and may have no answer before the node ends.
     pub(super) fn hurry(&mut self, now: Instant) {
+        self.is_hurried = true;
         let (first, _) = self.bounds.pauses;
         self.bounds.pauses = (first, first);
         if let Some(failing) = &mut self.failing {
             failing.backoff = Backoff::new(self.bounds.pauses);
             failing.next = now;
-            self.probes = self.on_their_way.saturating_add(1);
-            self.epoch = self.epoch.wrapping_add(1);
+            self.find_out();
         }
         for waiting in self.subjects.values_mut().flatten() {
             waiting.backoff = Backoff::new(self.bounds.pauses);
@@ -607,6 +619,20 @@ mod tests {
         assert_eq!(changed.is_away, None);
         done(&mut queue, later, &last.subject, Outcome::Delivered);
         assert_eq!(queue.len(), 1);
+    }
+
+    /// The same, where the first to say so does it after the hurry has begun.
+    #[test]
+    fn in_a_hurry_nobody_waits_for_what_was_asked_of_a_receiver_before_it_failed() {
+        let now = Instant::now();
+        let mut queue = queue(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let asked = [queue.take(now).unwrap().id, queue.take(now).unwrap().id];
+        assert_eq!(asked.map(|id| id.to_string()), ["1", "2"]);
+        queue.hurry(now);
+        assert!(done(&mut queue, now, "a", failed()).is_away.is_some());
+        let later = queue.wake_at().unwrap();
+        assert_eq!(taken(&mut queue, later), ["3"], "one finds out how it is");
+        assert!(done(&mut queue, later, "c", Outcome::Delivered).is_back);
     }
 
     #[test]
