@@ -17,6 +17,9 @@ use crate::{presence::Device, units::moment};
 /// A user's name has no more, in bytes.
 const MAX_USER: usize = 255;
 
+/// The last day of stamps, in milliseconds, is for nodes.
+const LAST_DAY: u64 = 24 * 60 * 60 * 1_000;
+
 /// Networks that hold more addresses than those of these lengths are not banned: of IPv4, of IPv6.
 const SHORTEST: (u8, u8) = (8, 16);
 
@@ -273,6 +276,13 @@ impl Change {
     #[must_use]
     pub fn is_stamp(millis: u64) -> bool {
         moment(Duration::from_millis(millis)).is_some()
+    }
+
+    /// Whether it can be the stamp of a backend. A later one leaves nodes no stamps for the changes
+    /// that come after it, and so nobody could lift its ban on all nodes.
+    #[must_use]
+    pub fn is_backend_s_stamp(millis: u64) -> bool {
+        Self::is_stamp(millis.saturating_add(LAST_DAY))
     }
 
     /// As JSON, for a store.

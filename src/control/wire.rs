@@ -19,7 +19,7 @@
 //! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
 //! | `id` | the answers refer to it |
 //! | `node` | the node that gives the command; it does not hear its own |
-//! | `stamp` | in milliseconds since 1970; a ban with another unit is refused. Of a ban, by a node: when it was set or lifted; the latest counts. Without it, it is as new as AMQP's `timestamp` says, or else as it comes; and what comes after it is newer. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
+//! | `stamp` | in milliseconds since 1970; a ban with another unit is refused, and a backend's of the last day of the year 9999. Of a ban, by a node: when it was set or lifted; the latest counts. Without it, it is as new as AMQP's `timestamp` says, or else as it comes; and what comes after it is newer. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
 //! | `version` | 1 if it is missing |
 //!
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
@@ -570,7 +570,17 @@ impl Fields {
             reason: std::mem::take(&mut self.reason),
             lifted,
         };
-        written.read()
+        let change = written.read()?;
+        if self.node.is_empty()
+            && let Some(stamp) = change.stamp
+            && !Change::is_backend_s_stamp(stamp)
+        {
+            return Err(format!(
+                "stamp {stamp} is too late for another change to come after it; leave it out, or \
+                 write milliseconds since 1970"
+            ));
+        }
+        Ok(change)
     }
 
     fn target(&mut self) -> Result<Target, String> {
@@ -907,6 +917,24 @@ mod tests {
         }
         let long = vec![b' '; MAX_SIZE + 1];
         assert!(decode(&long).unwrap_err().contains("16385 bytes"));
+    }
+
+    /// .NET's last moment, say: no node could lift the ban.
+    #[test]
+    fn a_backend_leaves_stamps_for_what_comes_after_its_ban() {
+        let (greatest, day) = (253_402_300_799_999_u64, 24 * 60 * 60 * 1_000);
+        assert!(Change::is_stamp(greatest) && !Change::is_stamp(greatest + 1));
+        let read = |node: &str, stamp: u64| {
+            let body = format!(r#"{{"command":"ban","node":"{node}","user":"a","stamp":{stamp}}}"#);
+            decode(body.as_bytes())
+        };
+        for stamp in [greatest, greatest - day + 1] {
+            let error = read("", stamp).unwrap_err();
+            assert!(error.contains("another change"), "{error}");
+        }
+        assert!(read("", greatest - day).is_ok());
+        // What a node says after that.
+        assert!(read("n", greatest - day + 1).is_ok());
     }
 
     #[test]
