@@ -114,7 +114,7 @@ pub async fn keep_bans(registry: Weak<Registry>) {
 /// The content of the records, as far as this node knows it.
 #[derive(Default)]
 struct Mirror {
-    /// Their version when they were read.
+    /// Their version when they were read; `None`: they were not, or this node has written there since.
     version: Option<Box<[u8]>>,
     stamps: HashMap<Box<str>, u64>,
 }
@@ -170,6 +170,10 @@ impl Mirror {
         // They are tried again when something has changed there.
         if passed_over > 0 {
             telemetry::bans_full(&format!("{passed_over} bans in Redis"), 0);
+        }
+        // A failover may bring back that version, without what was written on top of it.
+        if passed_over < missing.len() {
+            self.version = None;
         }
         let stamps = missing.into_iter().map(|record| (record.key, record.stamp));
         self.stamps.extend(stamps);

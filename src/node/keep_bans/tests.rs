@@ -125,6 +125,38 @@ async fn forgotten_records_are_written_anew() {
     assert!(is_banned(&two, "alice"));
 }
 
+/// The replica that took over did not have it yet. It has the version that was read before.
+#[tokio::test(start_paused = true)]
+async fn what_a_failover_takes_out_is_written_anew() {
+    let store = Arc::new(Store::default());
+    let replica = Arc::<MemoryRecords>::default();
+    let before = Record {
+        key: "user:bob".into(),
+        stamp: 1,
+        value: br#"{"user":"bob","stamp":1}"#.as_slice().into(),
+    };
+    let before = [before];
+    for records in [&*store as &dyn Records, &*replica] {
+        records.put(&before).await.unwrap();
+    }
+    let read = async || store.read(None).await.unwrap().unwrap();
+    let version = read().await.version;
+    let one = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(is_banned(&one, "bob"));
+    // One change alone: another look would read the version anew.
+    set(&one, "bob", false);
+    sleep(Duration::from_millis(1)).await;
+    assert_ne!(read().await.version, version);
+    *store.records.lock() = replica;
+    assert_eq!(read().await.version, version);
+    look().await;
+    drop(one);
+    let two = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(!is_banned(&two, "bob"));
+}
+
 /// An older version took it from a backend that wrote nanoseconds.
 #[tokio::test(start_paused = true)]
 async fn a_record_after_which_nothing_could_come_goes() {
