@@ -320,7 +320,7 @@ async fn go_on(
 ) -> Result<(SharedSubscription, Option<Kept>, Told), Problem> {
     let store = context.services.sequences.as_ref();
     let store = store.ok_or(Problem::SequenceNotOpen)?;
-    let keeper = Keeper::new(store, identity, source.0, source.1);
+    let mut keeper = Keeper::new(store, identity, source.0, source.1);
     let known = keeper.find().await?;
     let resume = Resume {
         since: known.map_or(resume.since, Since::Bookmark),

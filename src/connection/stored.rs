@@ -17,7 +17,7 @@ use crate::{
     broker::Bookmark,
     deadline::{after, later, third},
     hub::{Acks, Given, Mailbox},
-    messaging::{Holder, SequenceStore},
+    messaging::{Holder, SequenceError, SequenceStore},
     node::LastWrites,
 };
 
@@ -35,6 +35,8 @@ pub(super) struct Keeper {
     store: Arc<dyn SequenceStore>,
     holder: Holder,
     name: Box<str>,
+    /// As the store was last known to have it.
+    last: Option<Bookmark>,
 }
 
 /// A subscription whose bookmark is kept. When it is dropped, the bookmark is kept for the last time.
@@ -58,6 +60,7 @@ impl Keeper {
             store: Arc::clone(store),
             holder: identity.holder(),
             name: format!("{device}\n{exchange}\n{pattern}").into(),
+            last: None,
         }
     }
 
@@ -65,36 +68,42 @@ impl Keeper {
     ///
     /// # Errors
     /// The store is away.
-    pub(super) async fn find(&self) -> Result<Option<Bookmark>, Problem> {
+    pub(super) async fn find(&mut self) -> Result<Option<Bookmark>, Problem> {
         let known = self.store.bookmark(&self.holder, &self.name).await?;
         // One that cannot be read is none.
-        Ok(known.and_then(|text| text.parse().ok()))
+        self.last = known.and_then(|text| text.parse().ok());
+        Ok(self.last)
     }
 
     /// Keeps the bookmark where the client begins, of which nothing was known.
     ///
     /// # Errors
     /// As [`Keeper::find`].
-    pub(super) async fn begin(&self, bookmark: Bookmark) -> Result<(), Problem> {
+    pub(super) async fn begin(&mut self, bookmark: Bookmark) -> Result<(), Problem> {
         self.keep(bookmark).await.map_err(Problem::from)
     }
 
-    async fn keep(&self, bookmark: Bookmark) -> Result<(), crate::messaging::SequenceError> {
-        let bookmark = bookmark.to_string();
-        self.store
-            .keep_bookmark(&self.holder, &self.name, &bookmark)
-            .await
+    async fn keep(&mut self, bookmark: Bookmark) -> Result<(), SequenceError> {
+        let text = bookmark.to_string();
+        let keeping = self.store.keep_bookmark(&self.holder, &self.name, &text);
+        keeping.await?;
+        self.last = Some(bookmark);
+        Ok(())
     }
 
-    /// The bookmark is not forgotten while its client is there.
-    async fn renew(&self) {
+    /// The bookmark is not forgotten while its client is there. A store that lost it gets it again:
+    /// the client may acknowledge nothing for long, and would begin at the end after a reconnect.
+    async fn renew(&mut self) {
         // Of several tries, one is enough.
-        let _ = self.store.bookmark(&self.holder, &self.name).await;
+        let known = self.store.bookmark(&self.holder, &self.name).await;
+        if let (Ok(None), Some(last)) = (known, self.last) {
+            let _ = self.keep(last).await;
+        }
     }
 
     /// Keeps bookmarks until the subscription has ended, or the node ends.
     async fn run(
-        self,
+        mut self,
         acks: Arc<Acks>,
         given: Given,
         mut alive: oneshot::Receiver<()>,
@@ -133,7 +142,7 @@ impl Keeper {
         }
     }
 
-    async fn keep_last(&self, acks: &Acks) {
+    async fn keep_last(&mut self, acks: &Acks) {
         let end = after(LAST_TRIES);
         while let Some(bookmark) = acks.take() {
             if self.keep(bookmark).await.is_ok() || Instant::now() >= end {
@@ -182,10 +191,43 @@ mod tests {
     use crate::{
         broker::JournalId,
         hub::MailboxConfig,
-        messaging::{Config, MemorySequences},
+        messaging::{BOOKMARKS, Config, MemorySequences},
     };
 
-    /// Nothing comes for it, and nothing is acknowledged.
+    const NAME: &str = "phone\nfeed\nk";
+
+    fn holder() -> Holder {
+        Holder {
+            vhost: "/".into(),
+            user: "alice".into(),
+        }
+    }
+
+    fn bookmark() -> Bookmark {
+        Bookmark::At(JournalId::new("/", "feed"), 7)
+    }
+
+    /// A subscription that begins at [`bookmark`]. Nothing comes for it, and nothing is acknowledged.
+    async fn kept(store: &Arc<dyn SequenceStore>) -> Kept {
+        let mut keeper = Keeper {
+            store: Arc::clone(store),
+            holder: holder(),
+            name: NAME.into(),
+            last: None,
+        };
+        keeper.begin(bookmark()).await.unwrap();
+        let mailbox = Mailbox::new(MailboxConfig::default());
+        let (subscription, writes) = (SubscriptionId(1), LastWrites::default());
+        let mut kept = Kept::begin(10, &mailbox, subscription);
+        let given = Given::of_nothing(&mailbox, subscription);
+        kept.run(keeper, given, &writes);
+        kept
+    }
+
+    async fn known(store: &Arc<dyn SequenceStore>) -> Option<Box<str>> {
+        store.bookmark(&holder(), NAME).await.unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_bookmark_of_a_connected_client_is_not_forgotten() {
         for seconds in [60, 60 * 60] {
@@ -195,29 +237,33 @@ mod tests {
                 ..Config::default()
             };
             let store: Arc<dyn SequenceStore> = Arc::new(MemorySequences::new(config));
-            let holder = Holder {
-                vhost: "/".into(),
-                user: "alice".into(),
-            };
-            let name = "phone\nfeed\nk";
-            let keeper = Keeper {
-                store: Arc::clone(&store),
-                holder: holder.clone(),
-                name: name.into(),
-            };
-            let bookmark = Bookmark::At(JournalId::new("/", "feed"), 7);
-            keeper.begin(bookmark).await.unwrap();
-            let mailbox = Mailbox::new(MailboxConfig::default());
-            let (subscription, writes) = (SubscriptionId(1), LastWrites::default());
-            let mut kept = Kept::begin(10, &mailbox, subscription);
-            let given = Given::of_nothing(&mailbox, subscription);
-            kept.run(keeper, given, &writes);
+            let kept = kept(&store).await;
             sleep(3 * keep).await;
-            let known = store.bookmark(&holder, name).await.unwrap();
-            assert_eq!(known, Some(bookmark.to_string().into()), "{keep:?}");
+            let expected = Some(bookmark().to_string().into());
+            assert_eq!(known(&store).await, expected, "{keep:?}");
             drop(kept);
             sleep(2 * keep).await;
-            assert_eq!(store.bookmark(&holder, name).await.unwrap(), None);
+            assert_eq!(known(&store).await, None);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bookmark_that_the_store_has_lost_is_kept_again() {
+        let config = Config {
+            max_devices: 1,
+            ..Config::default()
+        };
+        let store: Arc<dyn SequenceStore> = Arc::new(MemorySequences::new(config));
+        let _kept = kept(&store).await;
+        sleep(Duration::from_secs(1)).await;
+        // Others push it out.
+        for number in 0..BOOKMARKS {
+            let name = number.to_string();
+            store.keep_bookmark(&holder(), &name, "p").await.unwrap();
+        }
+        assert_eq!(known(&store).await, None);
+        sleep(LOOK).await;
+        let expected = Some(bookmark().to_string().into());
+        assert_eq!(known(&store).await, expected);
     }
 }
