@@ -489,7 +489,8 @@ async fn hand_over(
         }
     }
     let memory = &context.services.memory;
-    if memory.is_short() && tasks.iter().any(|task| matches!(task, Task::Publish(..))) {
+    let publishes = |task: &Task| matches!(task, Task::Publish(..) | Task::Ask(..));
+    if memory.is_short() && tasks.iter().any(publishes) {
         let patience = context.settings().operation_timeout;
         let waited = tokio::time::timeout(patience, memory.enough()).await;
         waited.map_err(|_| Problem::Overloaded)?;

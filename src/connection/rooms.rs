@@ -3,6 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use serde::Serialize;
 use stomp_grammar::Command;
 use stomp_session::Problem;
@@ -127,7 +128,7 @@ struct MemberAnswer {
 ///
 /// # Errors
 /// [`Problem::RoomsUnavailable`], [`Problem::InvalidHeader`]: no such cursor;
-/// [`Problem::InvalidDestination`]: it is no room.
+/// [`Problem::InvalidDestination`]: it is no room; [`Problem::Overloaded`]: it finds no room in memory.
 pub(super) async fn answer(
     context: &Context,
     identity: &Identity,
@@ -179,6 +180,7 @@ pub(super) async fn answer(
     };
     // Texts and numbers always become JSON.
     let body = serde_json::to_vec(&answer).unwrap_or_default();
+    let body = charged(context, body.into()).await?;
     Ok(Publish {
         exchange: Box::default(),
         routing_key: queue,
@@ -187,11 +189,27 @@ pub(super) async fn answer(
             correlation_id,
             ..Properties::default()
         },
-        body: body.into(),
+        body,
         mandatory: false,
         lane: context.guard.number(),
         slow: None,
     })
+}
+
+/// The answer, as one of the bodies that its client has under way: a question is small, and so does
+/// not pay for what it brings about.
+///
+/// # Errors
+/// [`Problem::Overloaded`].
+async fn charged(context: &Context, answer: Bytes) -> Result<Bytes, Problem> {
+    let Some(account) = context.account() else {
+        return Ok(answer);
+    };
+    // It would wait for ever for what its own client's open transactions hold.
+    let patience = context.settings().operation_timeout;
+    let claimed = tokio::time::timeout(patience, account.claimed(answer.len())).await;
+    let claim = claimed.map_err(|_| Problem::Overloaded)?;
+    Ok(claim.around(answer))
 }
 
 fn room(identity: &Identity, exchange: &str, key: &str) -> Room {

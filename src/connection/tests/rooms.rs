@@ -6,7 +6,7 @@ use super::*;
 use crate::presence::{
     Node, Outbox, Presence,
     memory::MemoryPresence,
-    rooms::{Room, RoomChange, RoomEvent, RoomRules},
+    rooms::{Occupant, Room, RoomChange, RoomEvent, RoomRules},
 };
 
 /// A house with rooms for so many members (0: any number), and their events.
@@ -32,13 +32,17 @@ fn with_rooms(max_members: u64) -> (House, Arc<Outbox<RoomEvent>>) {
     (house, events)
 }
 
-fn members(house: &House) -> u64 {
-    let room = Room {
+fn lobby() -> Room {
+    Room {
         vhost: "/".into(),
         exchange: "feed".into(),
         key: "lobby".into(),
-    };
-    house.services.rooms.as_ref().unwrap().here(&room).members
+    }
+}
+
+fn members(house: &House) -> u64 {
+    let rooms = house.services.rooms.as_ref().unwrap();
+    rooms.here(&lobby()).members
 }
 
 const ACKS: [&str; 2] = ["auto", "client"];
@@ -98,4 +102,59 @@ async fn where_rooms_may_be_full_a_session_enters_first() {
     second.expect_error("room is full").await;
     house.slow.gate.open();
     client.expect_receipt("s").await;
+}
+
+const ASK: &str = "SEND\ndestination:/presence/rooms/feed/lobby\nreply-to:/temp-queue/rooms\n\
+                   limit:1000\n\n\0";
+
+/// A client that has asked who is in a room of 1,000, and so has its queue for answers.
+async fn curious(house: &House) -> Client {
+    let rooms = house.services.rooms.as_ref().unwrap();
+    let room = Arc::new(lobby());
+    for number in 0..1_000 {
+        let occupant = Occupant {
+            room: Arc::clone(&room),
+            user: format!("user-{number}").into(),
+            session: 1_000_000 + number,
+        };
+        rooms.enter(&occupant).await.unwrap();
+    }
+    let mut client = Client::connect(house).await;
+    client.send(ASK);
+    let answer = client.expect(Command::Message).await;
+    assert!(answer.body.len() > 20_000, "{}", answer.body.len());
+    settle().await;
+    client
+}
+
+/// A question is a small frame, and its answer is not.
+#[tokio::test(start_paused = true)]
+async fn answers_are_counted_until_the_broker_has_them() {
+    let (house, _events) = with_rooms(0);
+    let mut client = curious(&house).await;
+    let used = || house.services.memory.room().used();
+    assert_eq!(used(), 0);
+    house.slow.gate.close();
+    for _ in 0..10 {
+        client.send(ASK);
+    }
+    settle().await;
+    assert!(used() > 200_000, "{}", used());
+    house.slow.gate.open();
+    for _ in 0..10 {
+        client.expect(Command::Message).await;
+    }
+    settle().await;
+    assert_eq!(used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_short_of_memory_answers_no_questions() {
+    let (house, _events) = with_rooms(0);
+    let mut client = curious(&house).await;
+    house.services.memory.run_short();
+    client.send(ASK);
+    settle().await;
+    client.expect_nothing();
+    client.expect_error("server overloaded").await;
 }
