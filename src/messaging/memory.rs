@@ -20,14 +20,15 @@ pub struct MemorySequences {
     held: Mutex<Held>,
 }
 
-#[derive(Default)]
-struct Held {
+#[derive(Clone, Default)]
+pub(super) struct Held {
     sequences: Users<Entry>,
     keys: Users<KeyKnown>,
     bookmarks: Users<Box<str>>,
 }
 
 /// What is kept for each user by name, and when it was last used.
+#[derive(Clone)]
 struct Users<T> {
     users: HashMap<Holder, BTreeMap<Box<str>, (T, Instant)>>,
     /// With more users than this, what has expired is looked for among all of them.
@@ -51,6 +52,18 @@ impl MemorySequences {
             config,
             held: Mutex::default(),
         }
+    }
+
+    /// What it holds at this moment.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> Held {
+        self.held.lock().clone()
+    }
+
+    /// It loses what it was told since then, as a replica may that takes over.
+    #[cfg(test)]
+    pub(super) fn roll_back(&self, to: Held) {
+        *self.held.lock() = to;
     }
 
     /// One step of an entry that is there.

@@ -66,7 +66,7 @@ pub struct SequenceName {
 /// Keeps sequences and keys, for all nodes. Each call is one step that no other comes between; one
 /// that fails may have been done.
 pub trait SequenceStore: Send + Sync + 'static {
-    /// [`Entry::open`]. A user with too many devices loses the sequence that was unused for
+    /// [`Entry::open`]; the connection's epoch is the answer's. A user with too many devices loses the sequence that was unused for
     /// longest, and has nothing under way.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The entry of one sequence, which all nodes share, and the steps that change it (pure).
 //! `sequence.lua` is the same in Redis.
 
+use std::cmp::Ordering;
+
 use super::SequenceError;
 
 /// The greatest number: JavaScript and Lua count so far.
@@ -13,7 +15,7 @@ pub const WINDOW: u64 = 1_024;
 /// not have them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// The connection that may reserve; another one at each [`Entry::open`].
+    /// The connection that may reserve; a greater one at each [`Entry::open`].
     pub epoch: u64,
     /// The broker has confirmed all numbers up to this one.
     pub last: u64,
@@ -24,13 +26,15 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A connection takes the sequence over. `told` is the last number of which its client says
+    /// A connection takes the sequence over. Its epoch is this one, or a greater one if that is not
+    /// beyond the one before. `told` is the last number of which its client says
     /// that it had the receipt: if that is news, the store has forgotten something, and nobody
     /// knows how far the client has come.
     #[must_use]
     pub fn open(known: Option<Self>, epoch: u64, told: u64) -> Self {
         let mut entry = known.unwrap_or_default();
-        entry.epoch = epoch;
+        let beyond = entry.epoch.saturating_add(1);
+        entry.epoch = epoch.max(beyond).min(MAX_NUMBER);
         if told > entry.last {
             entry.last = told;
             let unknown = told.saturating_add(WINDOW).min(MAX_NUMBER);
@@ -39,14 +43,25 @@ impl Entry {
         entry
     }
 
+    /// Whether the sequence is that connection's.
+    ///
+    /// # Errors
+    /// [`SequenceError::Taken`]; [`SequenceError::Lost`]: the store has lost that it opened, for
+    /// epochs grow.
+    pub fn check(&self, epoch: u64) -> Result<(), SequenceError> {
+        match self.epoch.cmp(&epoch) {
+            Ordering::Equal => Ok(()),
+            Ordering::Less => Err(SequenceError::Lost),
+            Ordering::Greater => Err(SequenceError::Taken),
+        }
+    }
+
     /// The numbers up to `to` are about to be handed to the broker.
     ///
     /// # Errors
-    /// [`SequenceError::Taken`].
+    /// As [`Entry::check`].
     pub fn reserve(&mut self, epoch: u64, to: u64) -> Result<(), SequenceError> {
-        if self.epoch != epoch {
-            return Err(SequenceError::Taken);
-        }
+        self.check(epoch)?;
         self.reserved = self.reserved.max(to);
         self.busy = epoch;
         Ok(())
@@ -56,10 +71,10 @@ impl Entry {
     /// sequence was taken may say so, too, while it is busy: it is a fact.
     ///
     /// # Errors
-    /// [`SequenceError::Taken`]; [`SequenceError::Lost`]: there is a gap before `from`.
+    /// As [`Entry::check`]; [`SequenceError::Lost`]: there is a gap before `from`.
     pub fn commit(&mut self, epoch: u64, from: u64, to: u64) -> Result<(), SequenceError> {
-        if self.epoch != epoch && self.busy != epoch {
-            return Err(SequenceError::Taken);
+        if self.busy != epoch {
+            self.check(epoch)?;
         }
         if from > self.last {
             return Err(SequenceError::Lost);
@@ -70,10 +85,13 @@ impl Entry {
     }
 
     /// A connection has nothing under way any more. `handed` is the last number that it, or one
-    /// before it, may have handed to the broker.
+    /// before it, may have handed to the broker: also where the store has lost that it was reserved,
+    /// unless another connection has the sequence.
     pub fn release(&mut self, epoch: u64, handed: u64) {
-        if self.epoch == epoch {
-            self.reserved = self.reserved.min(handed).max(self.last);
+        match self.epoch.cmp(&epoch) {
+            Ordering::Equal => self.reserved = handed.max(self.last),
+            Ordering::Less => self.reserved = self.reserved.max(handed),
+            Ordering::Greater => {}
         }
         if self.busy == epoch {
             self.busy = 0;
@@ -117,6 +135,42 @@ mod tests {
         assert!(!entry.is_unsettled());
         assert_eq!((entry.last, entry.reserved), (4, 5), "5 may be repeated");
         assert_eq!(entry.commit(1, 4, 5), Err(SequenceError::Taken));
+    }
+
+    #[test]
+    fn epochs_grow_whatever_the_clock_says() {
+        let entry = Entry::open(None, 7, 0);
+        let entry = Entry::open(Some(entry), 5, 0);
+        assert_eq!(entry.epoch, 8);
+        let entry = Entry::open(Some(entry), 20, 0);
+        assert_eq!(entry.epoch, 20);
+        let entry = Entry::open(Some(entry), MAX_NUMBER, 0);
+        assert_eq!(Entry::open(Some(entry), 21, 0).epoch, MAX_NUMBER);
+    }
+
+    #[test]
+    fn a_store_that_has_lost_the_login_is_no_other_connection() {
+        let before = Entry::open(None, 1, 0);
+        assert_eq!(Entry::open(Some(before), 2, 0).reserve(2, 1), Ok(()));
+        let mut entry = before;
+        assert_eq!(entry.reserve(2, 2), Err(SequenceError::Lost));
+        assert_eq!(entry.commit(2, 0, 1), Err(SequenceError::Lost));
+        entry.release(2, 1);
+        assert_eq!((entry.epoch, entry.last, entry.reserved), (1, 0, 1));
+    }
+
+    #[test]
+    fn a_connection_says_at_its_end_what_the_store_has_lost() {
+        let mut entry = Entry::open(None, 1, 0);
+        entry.reserve(1, 2).unwrap();
+        let mut before = entry;
+        entry.reserve(1, 10).unwrap();
+        entry.release(1, 8);
+        before.release(1, 8);
+        assert_eq!((entry.reserved, before.reserved), (8, 8));
+        let mut taken = Entry::open(Some(before), 2, 0);
+        taken.release(1, 9);
+        assert_eq!(taken.reserved, 8);
     }
 
     #[test]

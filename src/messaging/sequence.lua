@@ -28,6 +28,13 @@ end
 local entry = read(redis.call('HGET', KEYS[1], device))
 if not entry and step ~= 'open' then return { 2, 0, 0, 0, 0 } end
 
+-- 0, if the sequence is the connection's; epochs grow, so a smaller one has lost its login.
+local function check()
+  if entry[1] > epoch then return 1 end
+  if entry[1] < epoch then return 2 end
+  return 0
+end
+
 local outcome = 0
 if step == 'open' then
   local most = tonumber(ARGV[7])
@@ -47,30 +54,29 @@ if step == 'open' then
     end
   end
   entry = entry or { 0, 0, 0, 0, 0 }
-  entry[1] = epoch
+  entry[1] = math.min(math.max(epoch, entry[1] + 1), tonumber(ARGV[9]))
   if a > entry[2] then
     entry[2] = a
     entry[3] = math.max(entry[3], math.min(a + tonumber(ARGV[8]), tonumber(ARGV[9])))
   end
 elseif step == 'reserve' then
-  if entry[1] ~= epoch then
-    outcome = 1
-  else
+  outcome = check()
+  if outcome == 0 then
     entry[3] = math.max(entry[3], a)
     entry[4] = epoch
   end
 elseif step == 'commit' then
-  if entry[1] ~= epoch and entry[4] ~= epoch then
-    outcome = 1
-  elseif a > entry[2] then
-    outcome = 2
-  else
+  if entry[4] ~= epoch then outcome = check() end
+  if outcome == 0 and a > entry[2] then outcome = 2 end
+  if outcome == 0 then
     entry[2] = math.max(entry[2], b)
     entry[3] = math.max(entry[3], entry[2])
   end
 elseif step == 'release' then
   if entry[1] == epoch then
-    entry[3] = math.max(math.min(entry[3], a), entry[2])
+    entry[3] = math.max(a, entry[2])
+  elseif entry[1] < epoch then
+    entry[3] = math.max(entry[3], a)
   end
   if entry[4] == epoch then entry[4] = 0 end
 end

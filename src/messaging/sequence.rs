@@ -1,6 +1,10 @@
 //! A connection's sequence at work: its line, the store, and the broker's confirms.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::{
     FutureExt, StreamExt,
@@ -72,15 +76,13 @@ impl Sequence {
         name: SequenceName,
         told: u64,
     ) -> Result<(Self, u64), SequenceError> {
-        let epoch = rand::random_range(1..=MAX_NUMBER);
-        let mut entry = store.open(&name, epoch, told).await?;
+        let mut entry = store.open(&name, now(), told).await?;
+        let epoch = entry.epoch;
         let end = after(PATIENCE);
         while entry.is_unsettled() && Instant::now() < end {
             sleep(PAUSE).await;
             entry = store.look(&name).await?;
-            if entry.epoch != epoch {
-                return Err(SequenceError::Taken);
-            }
+            entry.check(epoch)?;
         }
         Ok((Self::start(store, name, &entry), entry.last))
     }
@@ -166,6 +168,14 @@ impl Sequence {
     }
 }
 
+/// The epoch of a connection that logs in now: the time in microseconds, so that one that the store
+/// forgets is not given again. It passes [`MAX_NUMBER`] in the year 2255.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let micros = since.unwrap_or_default().as_micros();
+    u64::try_from(micros).map_or(MAX_NUMBER, |micros| micros.min(MAX_NUMBER))
+}
+
 impl Shared {
     /// Takes the broker's confirms, and commits; until the connection has ended, and nothing is
     /// under way.
@@ -225,11 +235,13 @@ impl Shared {
     /// back soon: then nobody has to wonder about it.
     async fn release(&self) {
         let end = after(LAST_COMMITS);
+        let mut commits = true;
         loop {
             let (due, handed) = {
                 let mut line = self.line.lock();
                 line.resume();
-                (line.begin_commit(), line.handed())
+                let due = commits.then(|| line.begin_commit()).flatten();
+                (due, line.handed())
             };
             let outcome = match due {
                 Some(due) => self.commit(due).await,
@@ -244,6 +256,8 @@ impl Shared {
                 Err(SequenceError::Unavailable(_)) if Instant::now() < end => {
                     sleep(COMMIT_PAUSE).await;
                 }
+                // The store has lost too much for a commit. What was handed over it can still hear.
+                Err(SequenceError::Lost) if due.is_some() => commits = false,
                 Err(_) => return,
             }
         }

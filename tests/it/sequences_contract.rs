@@ -108,6 +108,7 @@ contract! {
     all_nodes_see_the_same_sequence,
     only_the_newest_connection_reserves,
     numbers_move_without_a_gap,
+    what_the_store_has_lost_is_no_other_connection,
     a_client_s_own_number_counts_where_the_store_has_forgotten,
     large_numbers_are_exact,
     users_and_vhosts_are_apart,
@@ -184,6 +185,28 @@ async fn numbers_move_without_a_gap<F: Fixture>() {
         assert_eq!(store.commit(&name, 1, 0, 4).await.unwrap().last, 4);
     }
     assert_eq!(store.commit(&name, 1, 0, 3).await.unwrap().last, 4);
+}
+
+/// As a replica has it that takes over, and lacks the last writes.
+async fn what_the_store_has_lost_is_no_other_connection<F: Fixture>() {
+    let fixture = F::start().await;
+    let store = fixture.node();
+    let name = name("phone");
+    store.open(&name, 1, 0).await.unwrap();
+    store.reserve(&name, 1, 2).await.unwrap();
+    // It has lost a reservation.
+    assert_eq!(store.release(&name, 1, 5).await.unwrap().reserved, 5);
+    // It has lost a login.
+    assert_eq!(store.reserve(&name, 3, 6).await, Err(SequenceError::Lost));
+    assert_eq!(store.commit(&name, 3, 0, 1).await, Err(SequenceError::Lost));
+    for handed in [9, 8] {
+        let entry = store.release(&name, 3, handed).await.unwrap();
+        assert_eq!((entry.epoch, entry.reserved), (1, 9));
+    }
+    // A clock that is behind.
+    assert_eq!(store.open(&name, 1, 0).await.unwrap().epoch, 2);
+    assert_eq!(store.reserve(&name, 1, 10).await, Err(SequenceError::Taken));
+    store.reserve(&name, 2, 10).await.unwrap();
 }
 
 async fn a_client_s_own_number_counts_where_the_store_has_forgotten<F: Fixture>() {

@@ -315,6 +315,49 @@ async fn one_refused_message_spares_those_before_it() {
     }
 }
 
+/// The node has not died, and knows what it has handed over.
+#[tokio::test(start_paused = true)]
+async fn what_the_store_has_lost_of_a_reservation_is_marked() {
+    let store = Far::new();
+    let (first, _) = open(&store, 0).await.unwrap();
+    assert!(!is_marked(&first, 1).await);
+    let before = store.inner.held();
+    assert!(!is_marked(&first, 2).await);
+    assert!(!is_marked(&first, 3).await);
+    store.inner.roll_back(before);
+    drop(first);
+    sleep(Duration::from_secs(1)).await;
+    let (second, last) = open(&store, 0).await.unwrap();
+    assert_eq!(last, 0);
+    for (number, marked) in [(1, true), (2, true), (3, true), (4, false)] {
+        assert_eq!(is_marked(&second, number).await, marked, "{number}");
+    }
+}
+
+/// Nobody else has it: the client may come back at once.
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_login_the_store_has_lost_comes_back() {
+    let store = Far::new();
+    drop(open(&store, 0).await.unwrap());
+    sleep(Duration::from_secs(1)).await;
+    let before = store.inner.held();
+    let (first, _) = open(&store, 0).await.unwrap();
+    assert!(!is_marked(&first, 1).await);
+    first.published(1, confirmed()).await.unwrap();
+    assert!(!is_marked(&first, 2).await);
+    store.inner.roll_back(before);
+    let receipt = first.published(2, confirmed()).await;
+    assert!(matches!(receipt, Err(Problem::SequenceLost)));
+    drop(first);
+    sleep(Duration::from_secs(1)).await;
+    // It has not heard of its first receipt, and so cannot tell.
+    let (second, last) = open(&store, 0).await.unwrap();
+    assert_eq!(last, 0);
+    for (number, marked) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(is_marked(&second, number).await, marked, "{number}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_is_published_once() {
     let store = Far::new();
