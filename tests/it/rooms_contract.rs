@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use stentor::presence::{
     Node, Outbox, Presence, PresenceError,
     memory::MemoryPresence,
@@ -20,7 +21,7 @@ use stentor::presence::{
         Rooms,
     },
 };
-use testkit::{DEADLINE, Redis, RedisCluster, eventually, unique, within};
+use testkit::{DEADLINE, Proxy, Redis, RedisCluster, eventually, unique, within};
 
 use crate::presence_contract::{AT_ONCE, LONG, cluster_presence, redis_presence, settings};
 
@@ -492,6 +493,23 @@ async fn without_redis_a_node_bounds_its_own_members() {
     assert_eq!(node.rooms.enter(&bob).await, Err(RoomRefusal::Full(1)));
     assert_eq!(node.rooms.here(&room).members, 1);
     assert!(node.rooms.occupancy(&[(*room).clone()]).await.is_err());
+}
+
+/// Logins ask Redis as well.
+#[tokio::test]
+async fn questions_about_rooms_leave_a_connection_to_others() {
+    let redis = Redis::shared().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    let url = format!("redis://{}/", proxy.address());
+    let node = TestNode::new(USUAL, |node| Arc::new(redis_presence(&url, LONG, node)));
+    node.fence().await;
+    proxy.lag_after(b"HSCAN", Duration::from_millis(100));
+    let (room, after, limit) = (room(), None, 1_000);
+    let listing = MemberListing { after, limit };
+    let questions = (0..200).map(|_| node.rooms.members(&room, &listing));
+    // All of them were asked before it.
+    let (_, other) = tokio::join!(join_all(questions), node.presence.users(&["alice"]));
+    assert_eq!(other.map(drop), Ok(()));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use deadpool_redis::redis::{
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use futures_util::future::{self, FutureExt};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::{
     causes::in_our_words,
@@ -35,6 +35,8 @@ use crate::{
 
 /// Connections to a server at most: one writes, the others read.
 const CONNECTIONS: usize = 4;
+/// Of those, at most so many answer what clients may ask as often as they like.
+const QUESTIONS: usize = 2;
 /// How long Redis may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// The same where the server has to be found first, and some of those that are asked may be away.
@@ -47,6 +49,8 @@ const RETRY_PAUSES: (u64, u64) = (20, 250);
 /// The way to Redis.
 pub(crate) struct Connections {
     kind: Kind,
+    /// Turns of [`Connections::ask`].
+    questions: Semaphore,
     /// How long a call may take, with the way there.
     pub(super) timeout: Duration,
 }
@@ -114,6 +118,7 @@ impl Connections {
                     client: Box::new(client.map_err(url_wrong)?),
                     shared: Mutex::default(),
                 },
+                questions: Semaphore::new(QUESTIONS),
                 timeout: finding,
             });
         }
@@ -141,6 +146,7 @@ impl Connections {
         .map_err(|error| wrong("[presence] url", error))?;
         Ok(Self {
             kind: Kind::Server(Box::new(pool)),
+            questions: Semaphore::new(QUESTIONS),
             timeout,
         })
     }
@@ -158,6 +164,24 @@ impl Connections {
         pipe: &Pipeline,
     ) -> Result<T, PresenceError> {
         self.send(tag, pipe, Order::Any).await
+    }
+
+    /// As [`Connections::call`], for what clients may ask as often as they like: to a server, such
+    /// calls leave a connection to logins and the others.
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        tag: &str,
+        pipe: &Pipeline,
+    ) -> Result<T, PresenceError> {
+        if self.is_cluster() {
+            return self.call(tag, pipe).await;
+        }
+        let asking = async {
+            // It is never closed.
+            let _turn = self.questions.acquire().await;
+            self.call(tag, pipe).await
+        };
+        self.in_time(asking).await
     }
 
     /// As [`Connections::call`], in the order of the commands.

@@ -418,6 +418,11 @@ impl Store {
         self.connections.call(&self.keys.nodes(), pipe).await
     }
 
+    /// The same for what clients may ask as often as they like.
+    async fn ask<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
+        self.connections.ask(&self.keys.nodes(), pipe).await
+    }
+
     /// One round trip on the connection that writes. After an error the next one connects anew.
     async fn write<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
         let tag = self.keys.nodes();

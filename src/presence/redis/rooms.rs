@@ -137,7 +137,7 @@ async fn occupancy(store: &Store, rooms: &[&str]) -> Result<Vec<Occupancy>, Pres
         pipe.hlen(keys.room(room));
     }
     pipe.cmd("HMGET").arg(keys.rooms()).arg(rooms);
-    let mut replies: Vec<Value> = store.call(&pipe).await?;
+    let mut replies: Vec<Value> = store.ask(&pipe).await?;
     let sessions: Vec<Option<u64>> = read(replies.pop())?;
     let members = replies.into_iter().map(|reply| read::<u64>(Some(reply)));
     let found = members.zip(sessions).map(|(members, sessions)| {
@@ -190,7 +190,7 @@ async fn members(
         let wanted = listing.limit.saturating_sub(found.len()).max(1);
         let scan = pipe.cmd("HSCAN").arg(store.keys.room(room));
         scan.arg(cursor.scan).arg("COUNT").arg(STEP);
-        let ((next, fields),): ((u64, Vec<(String, u64)>),) = store.call(&pipe).await?;
+        let ((next, fields),): ((u64, Vec<(String, u64)>),) = store.ask(&pipe).await?;
         let mut step: Vec<RoomMember> = fields
             .into_iter()
             .filter(|(user, _)| cursor.after.as_ref().is_none_or(|after| user > after))
