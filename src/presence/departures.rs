@@ -30,7 +30,7 @@ pub(super) struct Departure {
     /// `None`: the user's other sessions here show the same status without it, so no debounce
     /// begins.
     pub(super) stamp: Option<Stamp>,
-    /// The store has lost its data since then.
+    /// The store has lost what it was told of the session.
     pub(super) forgotten: bool,
 }
 
@@ -42,13 +42,15 @@ impl Departures {
         }
     }
 
-    /// A session has left those that are `held`; `before`: its user's status with it.
+    /// A session has left those that are `held`; `before`: its user's status with it. `forgotten`: the
+    /// store has lost what it was told of it.
     pub(super) fn push(
         &mut self,
         now: Instant,
         session: &Arc<PresenceEntry>,
         before: Status,
         held: &Held,
+        forgotten: bool,
     ) -> Option<Stamp> {
         let stamp = (held.status(&session.user) < before).then(rand::random);
         if let Some(stamp) = stamp {
@@ -57,7 +59,7 @@ impl Departures {
         let departure = Departure {
             session: Arc::clone(session),
             stamp,
-            forgotten: false,
+            forgotten,
         };
         self.waiting.push(now, departure);
         stamp
@@ -146,8 +148,8 @@ mod tests {
             Arc::new(session)
         });
         let mut held = Held::default();
-        departures.push(start, &one, Status::Online, &held);
-        departures.push(start + second, &two, Status::Online, &held);
+        departures.push(start, &one, Status::Online, &held, false);
+        departures.push(start + second, &two, Status::Online, &held, false);
         assert!(departures.hold("a") && !departures.hold("b"));
         let (first, settles) = departures.pop(start + 5 * second).unwrap();
         assert!(Arc::ptr_eq(&first.session, &one) && !settles);
@@ -162,7 +164,8 @@ mod tests {
 
         // Another session says the same of the user: nothing has to wait.
         held.insert(&one);
-        assert_eq!(departures.push(start, &two, Status::Online, &held), None);
+        let stamp = departures.push(start, &two, Status::Online, &held, false);
+        assert_eq!(stamp, None);
         assert!(!departures.hold("a"));
         assert!(departures.pop_first().unwrap().1 && departures.len() == 0);
     }

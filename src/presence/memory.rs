@@ -238,7 +238,7 @@ impl Presence for MemoryPresence {
         let left = without(&session.groups(), &state.held.groups(&session.user));
         state.exit(&session.user, &left);
         let now = Instant::now().into_std();
-        state.left.push(now, session, before, &state.held);
+        state.left.push(now, session, before, &state.held, false);
         if state.left.len() > MAX_LEFT
             && let Some((departure, true)) = state.left.pop_first()
         {

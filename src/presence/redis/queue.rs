@@ -75,6 +75,8 @@ struct RedisState {
     unsure: HashSet<Arc<str>>,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<PresenceEntry>>,
+    /// Redis has lost all, and not all that is held is registered anew.
+    forgotten: bool,
     /// The queue was too short: all has to be registered anew.
     overflowed: bool,
     closed: bool,
@@ -156,6 +158,7 @@ impl RedisShared {
                 unsaid: 0,
                 unsure: HashSet::new(),
                 saying: Later::new(STATUS_INTERVAL),
+                forgotten: false,
                 overflowed: false,
                 closed: false,
             }),
@@ -194,7 +197,11 @@ impl RedisShared {
         let before = state.held.status(&session.user);
         if state.held.remove(session) {
             let now = Instant::now();
-            let stamp = state.left.push(now, session, before, &state.held);
+            // Others were told of it, and Redis may never hear of it again.
+            let forgotten = state.forgotten && session.was_registered();
+            let stamp = state
+                .left
+                .push(now, session, before, &state.held, forgotten);
             state.push(Change::Leave(Arc::clone(session), stamp));
             if state.left.len() > MAX_UNTAKEN {
                 state.overflow();
@@ -345,7 +352,9 @@ impl RedisShared {
     pub(super) fn note_forgotten(&self, lease: Duration) {
         let until: Instant = later(Instant::now().into(), lease).into();
         self.rooms.note_forgotten(until);
-        self.state.lock().left.were_forgotten(until);
+        let mut state = self.state.lock();
+        state.forgotten = true;
+        state.left.were_forgotten(until);
     }
 
     /// The next steps for Redis, in order; about `commands` commands. One half may be of those that
@@ -356,6 +365,7 @@ impl RedisShared {
         let mut left = commands;
         let mut state = self.state.lock();
         let is_registering = !registering.sessions.is_empty();
+        state.forgotten &= is_registering;
         let reserved = if is_registering { commands / 2 } else { 0 };
         while let Some(session) = state.saying.pop(now) {
             session.passed_on(now);
@@ -766,6 +776,35 @@ mod tests {
         assert_eq!(told(&shared.take(&mut registering, 99)), [here]);
         // And then it is here.
         assert_eq!(take(&shared), ["?a AsIs"]);
+    }
+
+    /// Others were told that it is here.
+    #[test]
+    fn who_leaves_while_redis_is_told_anew_is_told_to_leave() {
+        let shared = RedisShared::new(AT_ONCE);
+        let [leaves, new] = ["leaves", "new"].map(|user| session(user, &[]));
+        leaves.mark_registered();
+        for session in [&leaves, &new] {
+            shared.join(Arc::clone(session));
+        }
+        let mut registering = again(&shared);
+        shared.note_forgotten(AT_ONCE);
+        for session in [&leaves, &new] {
+            shared.leave(session);
+        }
+        assert_eq!(
+            told(&shared.take(&mut registering, 99)),
+            ["-leaves offline in [] not []", "-new offline in [] not []"]
+        );
+        assert_eq!(take(&shared), ["?leaves Left(Online)", "?new AsIs"]);
+        // All is registered.
+        shared.join(Arc::clone(&leaves));
+        assert_eq!(take(&shared), ["+leaves online in [] not []"]);
+        shared.leave(&leaves);
+        assert_eq!(
+            take(&shared),
+            ["-leaves offline in [] not []", "?leaves AsIs"]
+        );
     }
 
     /// Each step that asks, and whether it is unsure.
