@@ -386,6 +386,35 @@ async fn an_error_of_redis_ends_no_debounce() {
     }
 }
 
+/// Each attempt to reach it takes another lease.
+#[tokio::test]
+async fn many_errors_of_redis_end_no_debounce() {
+    let redis = Redis::own().await;
+    // Behind a proxy that goes on accepting connections, so that attempts can be counted.
+    let server = Proxy::start(&redis.address()).await;
+    let proxy = Proxy::start(&server.address()).await;
+    let (presence, events) = telling(&format!("redis://{}/", proxy.address()), LONG, LONG);
+    let alice = here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    presence.leave(&alice);
+    let mark = ["HEXISTS", "stentor:user:alice", "left"];
+    until_reply(&redis, &mark, ":1").await;
+    server.refuse();
+    let before = proxy.accepted();
+    // What is to be written has it noticed.
+    presence.join(session("bob", &[]));
+    eventually(DEADLINE, "six attempts", async || {
+        proxy.accepted() >= before + 6
+    })
+    .await;
+    server.forward();
+    // The lease under which her departure waits.
+    let lease = "local left = redis.call('HGET', KEYS[1], 'left') \
+                 return redis.call('HGET', KEYS[2], string.sub(left, 1, 8))";
+    let how = ["EVAL", lease, "2", "stentor:user:alice", "stentor:nodes"];
+    until_reply(&redis, &how, "$6\r\nclosed").await;
+}
+
 /// A node that stood still for longer than its lease goes on writing before it notices.
 #[tokio::test]
 async fn what_is_written_under_a_lease_that_was_cleared_up_goes() {

@@ -22,7 +22,7 @@ use crate::{
 
 /// Commands in one pipeline, about.
 const COMMANDS: usize = 512;
-/// Leases of before that may still live: of these the fields are removed too.
+/// Leases of before that are remembered, of each kind.
 const FORMER: usize = 4;
 /// The pause after a failure: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -42,6 +42,8 @@ pub(super) struct Keeper {
     lease: LeaseId,
     /// Leases of before, which may still live.
     former: Vec<LeaseId>,
+    /// Leases of before that had no answer when they were taken: nothing is written under them.
+    untaken: Vec<LeaseId>,
     /// Redis may have heard of the lease.
     is_told: bool,
     /// For the log.
@@ -72,6 +74,7 @@ impl Keeper {
             duration,
             lease: LeaseId::random(),
             former: Vec::new(),
+            untaken: Vec::new(),
             is_told: false,
             outages,
             server: None,
@@ -110,7 +113,7 @@ impl Keeper {
 
     /// Until there is something to do.
     async fn wait(&self) {
-        let is_idle = !self.is_registering() && self.former.is_empty();
+        let is_idle = !self.is_registering() && self.earlier().next().is_none();
         if let Some((renew_at, _)) = self.taken
             && is_idle
         {
@@ -120,6 +123,11 @@ impl Keeper {
                 let _ = tokio::time::timeout_at(until, self.shared.wake.notified()).await;
             }
         }
+    }
+
+    /// All leases of before that are not ended yet.
+    fn earlier(&self) -> impl Iterator<Item = LeaseId> {
+        self.former.iter().chain(&self.untaken).copied()
     }
 
     /// There are sessions that are not under the lease yet.
@@ -215,8 +223,8 @@ impl Keeper {
             // All are registered under the lease: those before have done their service. Others clear
             // up after them: who left just before is still to be told of, and a node that stood still
             // for long has written under a lease that was cleared up already.
-            for former in &self.former {
-                script::end_lease(&mut pipe, &self.store.keys, *former);
+            for lease in self.earlier() {
+                script::end_lease(&mut pipe, &self.store.keys, lease);
             }
         }
         if pipe.is_empty() {
@@ -233,6 +241,7 @@ impl Keeper {
         };
         if !was_registering {
             self.former.clear();
+            self.untaken.clear();
         }
         let is_another = renews
             && in_cluster
@@ -323,8 +332,15 @@ impl Keeper {
     /// A new lease, under which all is to be registered.
     fn begin_anew(&mut self) {
         if self.is_told {
-            self.former.insert(0, self.lease);
-            self.former.truncate(FORMER);
+            // Apart, so that no number of attempts in vain crowds out one that users are under: ended by
+            // nobody, it would look like a killed node's, of whose users others are told at once.
+            let earlier = if self.taken.is_some() {
+                &mut self.former
+            } else {
+                &mut self.untaken
+            };
+            earlier.insert(0, self.lease);
+            earlier.truncate(FORMER);
             self.lease = LeaseId::random();
             self.is_told = false;
         }
@@ -337,8 +353,8 @@ impl Keeper {
     /// has not come back.
     async fn close(self) {
         let mut pipe = Pipeline::new();
-        for lease in self.former.iter().chain([&self.lease]) {
-            script::end_lease(&mut pipe, &self.store.keys, *lease);
+        for lease in self.earlier().chain([self.lease]) {
+            script::end_lease(&mut pipe, &self.store.keys, lease);
         }
         let _ = self.store.write::<()>(&pipe).await;
     }
