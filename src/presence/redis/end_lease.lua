@@ -5,8 +5,9 @@
 -- KEYS[2]  the lease
 -- ARGV[1]  its field in the hash
 -- ARGV[2]  the field's value if nobody has begun
--- ARGV[3]  its value if somebody has
+-- ARGV[3]  the beginning of its value if somebody has
 
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[3] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
+local how = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if string.sub(how, 1, #ARGV[3]) ~= ARGV[3] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
 redis.call('DEL', KEYS[2])
 return 1

@@ -3,7 +3,7 @@
 //! | Key                    | Kind   | Content                                         |
 //! |------------------------|--------|-------------------------------------------------|
 //! | `node:<lease>`         | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
-//! | `nodes`                | hash   | a field for each lease that was not cleared up: empty, `closed`, or `clearing` once somebody began to; the field `epoch` is random, and new if Redis lost all |
+//! | `nodes`                | hash   | a field for each lease that was not cleared up: empty, `closed`, or once somebody began to `clearing`, and of how many lists of sessions the users are settled; the field `epoch` is random, and new if Redis lost all |
 //! | `user:<user>`          | hash   | a field for each session: lease and session; its status and more. A field for each node, its lease: the user's status there, and how many sessions it has there. The field without a name: the status that others were told, and the one before it; `left`: the departure that waits to be settled, as lease and stamp |
 //! | `group:<name>`         | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `sessions:<lease>:<n>` | hash   | a field for each session of the node: session; its user and groups |
@@ -47,7 +47,7 @@ pub(super) const LEASE: usize = 8;
 pub(super) const EPOCH: &str = "epoch";
 /// The value of a lease in the hash of leases that its node has ended itself.
 pub(super) const CLOSED: &str = "closed";
-/// The same, of one that is dead, and after which somebody has begun to clear up.
+/// The beginning of the same, of one that is dead, and after which somebody has begun to clear up.
 pub(super) const CLEARING: &str = "clearing";
 /// The field of a user that is no session's: its newest departure, while that is not settled.
 pub(super) const LEFT: &str = "left";
@@ -232,6 +232,19 @@ pub(super) fn encode_here(status: Status, sessions: usize) -> [u8; 5] {
 pub(super) fn decode_here(value: &[u8]) -> Option<(Status, u32)> {
     let [status, sessions @ ..] = *value.first_chunk::<5>()?;
     Some((Status::from_byte(status), u32::from_be_bytes(sessions)))
+}
+
+/// The value of a lease after which somebody clears up, who has settled the users of the first so many
+/// lists of its sessions.
+pub(super) fn encode_clearing(lists: u16) -> String {
+    format!("{CLEARING} {lists}")
+}
+
+/// The inverse of [`encode_clearing`]; `None`: nobody has begun. A node of another version notes no
+/// number.
+pub(super) fn decode_clearing(value: &[u8]) -> Option<u16> {
+    let lists = std::str::from_utf8(value).ok()?.strip_prefix(CLEARING)?;
+    Some(lists.trim_start().parse().unwrap_or(0))
 }
 
 /// The value of a node's key.
@@ -459,6 +472,14 @@ mod tests {
         let value = encode(&session);
         assert_eq!(value.len(), 15);
         assert_eq!(read(&value), Some(session.info("node")));
+    }
+
+    #[test]
+    fn a_lease_says_how_far_it_is_settled() {
+        let read = |value: &str| decode_clearing(value.as_bytes());
+        assert_eq!(read(&encode_clearing(64)), Some(64));
+        assert_eq!(read(CLEARING), Some(0), "by another version");
+        assert_eq!([read(""), read(CLOSED)], [None, None]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Clears up after nodes that are dead.
 //!
 //! Every node looks at the list of nodes at a third of a lease. Of one that is dead, whichever
-//! takes the lock walks that node's own list of sessions, removes what they left, and tells who
-//! has gone with them: work in proportion to the dead node's sessions, not to all users.
+//! takes the lock walks that node's own list of sessions twice: to tell who has gone with them, and
+//! then to remove what they left. That is work in proportion to the dead node's sessions, not to all
+//! users. Whoever begins anew goes on where answers end, and still finds what users were at that
+//! node.
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +17,10 @@ use deadpool_redis::redis::{Pipeline, Value};
 
 use super::{
     Store,
-    entry::{CLEARING, CLOSED, LeaseId, decode_here, decode_listed, decode_member},
+    entry::{
+        CLOSED, LeaseId, decode_clearing, decode_here, decode_listed, decode_member,
+        encode_clearing,
+    },
     queue::{RedisShared, Taken},
     script::{self, Caller, InRoom, Known, Lost, RoomReply, RoomReport, Settled, Untold},
 };
@@ -121,45 +127,37 @@ impl Survivor {
         }
         let mut pipe = Pipeline::new();
         pipe.hget(keys.nodes(), dead.as_str());
-        pipe.hset(keys.nodes(), dead.as_str(), CLEARING).ignore();
-        let (before,): (Option<Vec<u8>>,) = self.store.call_in_order(&pipe).await?;
-        // Whoever began before this one may have lost an answer of Redis, which then believes that
-        // others were told. All before the first lists that are left was answered, and nothing
-        // behind them was begun.
-        let mut is_unsure = before.as_deref() == Some(CLEARING.as_bytes());
-        let mut cleared = 0;
-        for first in (0..keys.lists()).step_by(LISTS.into()) {
-            let mut pipe = Pipeline::new();
-            let lists = first..first.saturating_add(LISTS).min(keys.lists());
-            for list in lists.clone() {
-                pipe.hgetall(keys.list(dead, list));
-            }
-            let entries: Vec<Vec<(String, Vec<u8>)>> = self.store.call(&pipe).await?;
-            let found: Vec<Listed> = entries
-                .into_iter()
-                .flatten()
-                .filter_map(|(id, value)| {
-                    let (user, groups) = decode_listed(&value)?;
-                    Some((id, user, groups))
-                })
-                .collect();
-            cleared = found.len().saturating_add(cleared);
+        let (before,): (Option<Vec<u8>>,) = self.store.call(&pipe).await?;
+        let before = before.as_deref().and_then(decode_clearing);
+        let settled = before.unwrap_or(0).min(keys.lists());
+        // The first lists are settled by whoever began before this one, who may have lost an answer of
+        // Redis, which then believes that others were told. Nothing behind the next lists that have
+        // somebody was begun.
+        let mut is_unsure = before.is_some();
+        self.note_settled(dead, settled).await?;
+        for lists in batches(settled..keys.lists()) {
+            let found = self.listed(dead, lists.clone()).await?;
             for some in found.chunks(SESSIONS) {
-                if !self.remove(taken, dead, some, is_unsure).await? {
+                if !self.settle(taken, dead, some, is_unsure).await? {
                     return Ok(());
                 }
             }
             is_unsure &= found.is_empty();
+            self.note_settled(dead, lists.end).await?;
+        }
+        let mut cleared = 0;
+        for lists in batches(0..keys.lists()) {
+            let found = self.listed(dead, lists.clone()).await?;
+            cleared = found.len().saturating_add(cleared);
+            for some in found.chunks(SESSIONS) {
+                self.remove(dead, some).await?;
+            }
+            // What they are found by goes last, in case that this node does not get so far.
             let mut pipe = Pipeline::new();
             for list in lists {
                 pipe.del(keys.list(dead, list)).ignore();
             }
-            // Users' statuses at that node go last, for whoever begins anew asks for them.
-            for (_, user, _) in &found {
-                pipe.hdel(keys.user(user), dead.field("")).ignore();
-            }
-            let renew = pipe.cmd("PEXPIRE").arg(keys.clearing(dead));
-            renew.arg(lock_millis()).ignore();
+            self.renew_lock(&mut pipe, dead);
             self.store.call::<()>(&pipe).await?;
         }
         if !self.clear_rooms(taken, dead, is_unsure).await? {
@@ -173,6 +171,36 @@ impl Survivor {
         Ok(())
     }
 
+    /// Notes that users of the first lists of sessions are settled, so many.
+    async fn note_settled(&self, dead: LeaseId, lists: u16) -> Result<(), PresenceError> {
+        let mut pipe = Pipeline::new();
+        let nodes = self.store.keys.nodes();
+        pipe.hset(nodes, dead.as_str(), encode_clearing(lists))
+            .ignore();
+        self.renew_lock(&mut pipe, dead);
+        self.store.call::<()>(&pipe).await
+    }
+
+    fn renew_lock(&self, pipe: &mut Pipeline, dead: LeaseId) {
+        let renew = pipe.cmd("PEXPIRE").arg(self.store.keys.clearing(dead));
+        renew.arg(lock_millis()).ignore();
+    }
+
+    /// The sessions in some lists of a dead node.
+    async fn listed(&self, dead: LeaseId, lists: Range<u16>) -> Result<Vec<Listed>, PresenceError> {
+        let mut pipe = Pipeline::new();
+        for list in lists {
+            pipe.hgetall(self.store.keys.list(dead, list));
+        }
+        let entries: Vec<Vec<(String, Vec<u8>)>> = self.store.call(&pipe).await?;
+        let entries = entries.into_iter().flatten();
+        let listed = entries.filter_map(|(id, value)| {
+            let (user, groups) = decode_listed(&value)?;
+            Some((id, user, groups))
+        });
+        Ok(listed.collect())
+    }
+
     /// Lets a dead node's members leave their rooms. `is_unsure`: others may not know of the first
     /// who left. `false`: this node's own lease is over.
     async fn clear_rooms(
@@ -182,8 +210,7 @@ impl Survivor {
         mut is_unsure: bool,
     ) -> Result<bool, PresenceError> {
         let keys = &self.store.keys;
-        for first in (0..keys.lists()).step_by(LISTS.into()) {
-            let lists = first..first.saturating_add(LISTS).min(keys.lists());
+        for lists in batches(0..keys.lists()) {
             let mut pipe = Pipeline::new();
             for list in lists.clone() {
                 pipe.hkeys(keys.member_list(dead, list));
@@ -204,8 +231,7 @@ impl Survivor {
             for list in lists {
                 pipe.del(keys.member_list(dead, list)).ignore();
             }
-            let renew = pipe.cmd("PEXPIRE").arg(keys.clearing(dead));
-            renew.arg(lock_millis()).ignore();
+            self.renew_lock(&mut pipe, dead);
             self.store.call::<()>(&pipe).await?;
         }
         Ok(true)
@@ -278,9 +304,23 @@ impl Survivor {
         Ok(statuses.collect())
     }
 
-    /// Removes what sessions of a dead node left, and tells whose users have gone with them.
-    /// `is_unsure`: an answer about them may have been lost. `false`: this node's own lease is over.
-    async fn remove(
+    /// Removes what sessions of a dead node left, but for the lists that they are found by.
+    async fn remove(&self, dead: LeaseId, listed: &[Listed]) -> Result<(), PresenceError> {
+        let keys = &self.store.keys;
+        let mut pipe = Pipeline::new();
+        for (id, user, groups) in listed {
+            let fields = [dead.field(id), dead.field("")];
+            pipe.hdel(keys.user(user), &fields[..]).ignore();
+            for group in groups.iter() {
+                pipe.hdel(keys.group(group), dead.field(user)).ignore();
+            }
+        }
+        self.store.call::<()>(&pipe).await
+    }
+
+    /// Tells whose users have gone with sessions of a dead node. `is_unsure`: an answer about them may
+    /// have been lost. `false`: this node's own lease is over.
+    async fn settle(
         &self,
         taken: &Taken,
         dead: LeaseId,
@@ -289,14 +329,10 @@ impl Survivor {
     ) -> Result<bool, PresenceError> {
         let keys = &self.store.keys;
         let mut pipe = Pipeline::new();
-        let mut users = HashMap::new();
-        for (id, user, groups) in listed {
-            pipe.hdel(keys.user(user), dead.field(id)).ignore();
-            for group in groups.iter() {
-                pipe.hdel(keys.group(group), dead.field(user)).ignore();
-            }
-            users.insert(user, groups);
-        }
+        let users: HashMap<_, _> = listed
+            .iter()
+            .map(|(_, user, groups)| (user, groups))
+            .collect();
         let statuses = if is_unsure {
             let users: Vec<_> = users.keys().copied().collect();
             self.statuses(dead, &users).await?
@@ -328,6 +364,13 @@ impl Survivor {
         }
         Ok(true)
     }
+}
+
+/// Lists that are asked about at once.
+fn batches(lists: Range<u16>) -> impl Iterator<Item = Range<u16>> {
+    let end = lists.end;
+    let firsts = lists.step_by(LISTS.into());
+    firsts.map(move |first| first..first.saturating_add(LISTS).min(end))
 }
 
 fn lock_millis() -> u64 {
