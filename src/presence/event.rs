@@ -300,7 +300,17 @@ impl<E: Announcement> Outbox<E> {
     pub fn put_back(&self, events: Vec<E>) {
         let mut waiting = self.waiting.lock();
         for event in events.into_iter().rev() {
-            waiting.put_back(event);
+            let front = waiting.front();
+            waiting.put_back(event, front);
+        }
+    }
+
+    /// The same, behind all others, which are not to wait for these again.
+    pub(super) fn put_behind(&self, events: Vec<E>) {
+        let mut waiting = self.waiting.lock();
+        for event in events {
+            let behind = waiting.behind();
+            waiting.put_back(event, behind);
         }
     }
 }
@@ -317,8 +327,7 @@ impl<E: Announcement> WaitingEvents<E> {
             };
             self.keep(subject, waits.followed_by(next));
         } else if self.events.len() < MAX_WAITING {
-            let last = self.order.last_key_value();
-            let place = last.map_or(0, |(place, _)| place.saturating_add(1));
+            let place = self.behind();
             let next = WaitingEvent {
                 event,
                 place,
@@ -330,15 +339,25 @@ impl<E: Announcement> WaitingEvents<E> {
         }
     }
 
-    /// In front of all, or where its subject waits.
-    fn put_back(&mut self, event: E) {
+    /// The place in front of all.
+    fn front(&self) -> i64 {
+        let first = self.order.first_key_value();
+        first.map_or(0, |(place, _)| place.saturating_sub(1))
+    }
+
+    /// The place behind all.
+    fn behind(&self) -> i64 {
+        let last = self.order.last_key_value();
+        last.map_or(0, |(place, _)| place.saturating_add(1))
+    }
+
+    /// At that place, or where its subject waits.
+    fn put_back(&mut self, event: E, place: i64) {
         let subject = event.subject();
         let waits = self.remove(&subject);
-        let first = self.order.first_key_value();
-        let front = first.map_or(0, |(place, _)| place.saturating_sub(1));
         let back = WaitingEvent {
             event,
-            place: waits.as_ref().map_or(front, |waits| waits.place),
+            place: waits.as_ref().map_or(place, |waits| waits.place),
             may_be_known: true,
         };
         let kept = match waits {
@@ -504,6 +523,18 @@ mod tests {
         outbox.push(event("e", Online, Away));
         outbox.put_back(taken);
         assert_eq!(told(&outbox, 9), ["d online>away", "e online>away"]);
+
+        // Behind the others, if these are not to wait for it once more.
+        outbox.push(event("d", Away, Busy));
+        outbox.push(event("e", Away, Busy));
+        let taken = outbox.waiting.lock().take(2);
+        outbox.push(event("e", Busy, Online));
+        outbox.push(event("f", Online, Away));
+        outbox.put_behind(taken);
+        assert_eq!(
+            told(&outbox, 9),
+            ["e away>online", "f online>away", "d away>busy"]
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Takes events to the broker.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +23,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 
 /// Publishes the outbox to a topic exchange, until the outbox is closed and empty. An event that
 /// the broker did not take, or did not answer for, is published again: it may come twice. One that
-/// it refused is not: a reader's queue is full, and that reader's fault delays nobody else.
+/// it refused is not, nor one that had no answer twice while others had theirs: a reader's queue is
+/// full, or hangs, and that reader's fault delays nobody else.
 pub async fn publish<E: Announcement>(
     outbox: Arc<Outbox<E>>,
     host: Arc<dyn VirtualHost>,
@@ -31,32 +33,40 @@ pub async fn publish<E: Announcement>(
     let mut backoff = Backoff::new(PAUSES);
     let mut is_up = None;
     let mut refusals = Seldom::once_in(Seldom::MINUTE);
+    // Those of whose last event the broker said nothing.
+    let mut unanswered = HashSet::<E::Subject>::new();
     loop {
         let events = outbox.next(BATCH).await;
         if events.is_empty() {
             return;
         }
         let (confirms, mut cause) = hand_over(&*host, &exchange, &events).await;
-        let mut outcomes = join_all(confirms).await.into_iter();
-        // An event that was not handed over has no outcome.
-        let failed: Vec<_> = events
-            .into_iter()
-            .filter(|_| match outcomes.next() {
-                Some(Ok(())) => false,
-                Some(Err(BrokerError::Nacked)) => {
-                    telemetry::not_published("nacked");
-                    if let Some(unsaid) = refusals.let_through(Instant::now()) {
-                        telemetry::presence_event_refused(&exchange, unsaid);
-                    }
-                    false
-                }
-                Some(Err(error)) => {
+        let outcomes = join_all(confirms).await;
+        let answers = outcomes.iter().any(is_answer);
+        let mut outcomes = outcomes.into_iter();
+        let (mut not_handed_over, mut again) = (Vec::new(), Vec::new());
+        for event in events {
+            let Some(outcome) = outcomes.next() else {
+                not_handed_over.push(event);
+                continue;
+            };
+            let was_unanswered = unanswered.remove(&event.subject());
+            let why = match outcome {
+                Ok(()) => continue,
+                Err(BrokerError::Nacked) => "nacked",
+                Err(_) if was_unanswered && answers => "unanswered",
+                Err(error) => {
+                    unanswered.insert(event.subject());
+                    again.push(event);
                     cause = Some(error);
-                    true
+                    continue;
                 }
-                None => true,
-            })
-            .collect();
+            };
+            telemetry::not_published(why);
+            if let Some(unsaid) = refusals.let_through(Instant::now()) {
+                telemetry::presence_event_refused(&exchange, unsaid);
+            }
+        }
         match cause {
             None => {
                 backoff.reset();
@@ -65,7 +75,8 @@ pub async fn publish<E: Announcement>(
                 }
             }
             Some(cause) => {
-                outbox.put_back(failed);
+                outbox.put_back(not_handed_over);
+                outbox.put_behind(again);
                 let pause = backoff.pause();
                 if is_up.replace(false) != Some(false) {
                     telemetry::presence_events_down(&exchange, &cause, pause);
@@ -74,6 +85,11 @@ pub async fn publish<E: Announcement>(
             }
         }
     }
+}
+
+/// Whether the broker has said what became of an event.
+fn is_answer(outcome: &Result<(), BrokerError>) -> bool {
+    matches!(outcome, Ok(()) | Err(BrokerError::Nacked))
 }
 
 /// Hands the events over, in order, up to the first that the broker does not take, with the
@@ -139,7 +155,8 @@ mod tests {
 
     type Answer = Result<(), BrokerError>;
 
-    /// A broker, and the keys that it was given. The queues of users `full-…` are full.
+    /// A broker, and the keys that it was given. The queues of users `full-…` are full, those of
+    /// `stuck-…` hang.
     #[derive(Default)]
     struct Host(Mutex<Vec<Box<str>>>);
 
@@ -186,13 +203,14 @@ mod tests {
         }
 
         fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
-            let is_full = publish.routing_key.starts_with("user.full-");
-            self.0.lock().push(publish.routing_key);
-            let answer = if is_full {
-                Err(BrokerError::Nacked)
-            } else {
-                Ok(())
+            let answer = match &*publish.routing_key {
+                key if key.starts_with("user.full-") => Err(BrokerError::Nacked),
+                key if key.starts_with("user.stuck-") => {
+                    Err(BrokerError::Unavailable("no answer".into()))
+                }
+                _ => Ok(()),
             };
+            self.0.lock().push(publish.routing_key);
             let confirm: Confirm = ready(answer).boxed();
             ready(Ok(confirm)).boxed()
         }
@@ -202,16 +220,27 @@ mod tests {
         }
     }
 
+    /// So many users with that name and a number come, and then alice.
+    fn come_before_alice(outbox: &Outbox, name: &str) -> Vec<String> {
+        let mut users: Vec<_> = (0..BATCH)
+            .map(|number| format!("{name}-{number}"))
+            .collect();
+        users.push("alice".to_owned());
+        for user in &users {
+            outbox.push(event(user, Status::Offline, Status::Online));
+        }
+        users
+    }
+
+    fn event(user: &str, previous: Status, status: Status) -> Event {
+        let now = SystemTime::now();
+        Event::new(&user.into(), [].into(), previous, status, now).unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_full_queues_of_some_delay_nobody_else_s_events() {
         let (outbox, host) = (Outbox::new(), Arc::new(Host::default()));
-        let mut users: Vec<_> = (0..BATCH).map(|number| format!("full-{number}")).collect();
-        users.push("alice".to_owned());
-        for user in &users {
-            let (user, now): (Arc<str>, _) = (user.as_str().into(), SystemTime::now());
-            let event = Event::new(&user, [].into(), Status::Offline, Status::Online, now);
-            outbox.push(event.unwrap());
-        }
+        let users = come_before_alice(&outbox, "full");
         outbox.close();
         let publishing = publish(outbox, Arc::clone(&host) as _, "presence".into());
         // Without a pause, which would be of this clock.
@@ -224,6 +253,44 @@ mod tests {
                 .map(|key| &**key)
                 .eq(keys.iter().map(|key| &**key))
         );
+    }
+
+    /// All of a batch have no answer, again and again; then it is the reader's fault.
+    #[tokio::test(start_paused = true)]
+    async fn the_hung_queues_of_some_hold_up_nobody_else_s_events() {
+        let (outbox, host) = (Outbox::new(), Arc::new(Host::default()));
+        let users = come_before_alice(&outbox, "stuck");
+        let publishing = publish(
+            Arc::clone(&outbox),
+            Arc::clone(&host) as _,
+            "presence".into(),
+        );
+        let publishing = tokio::spawn(publishing);
+        let told = async |wanted: &str| {
+            while !host.0.lock().iter().any(|key| **key == *wanted) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let limit = Duration::from_secs(60);
+        tokio::time::timeout(limit, told("user.alice"))
+            .await
+            .unwrap();
+        // They come twice, and the last one once more, with which the broker answered about nobody.
+        outbox.push(event("bob", Status::Offline, Status::Online));
+        outbox.close();
+        tokio::time::timeout(limit, publishing)
+            .await
+            .unwrap()
+            .unwrap();
+        let told = host.0.lock();
+        let tries = |user: &String| {
+            let key = format!("user.{user}");
+            told.iter().filter(|told| ***told == *key).count()
+        };
+        let (last, others) = users[..BATCH].split_last().unwrap();
+        assert!(others.iter().all(|user| tries(user) == 2));
+        assert!(tries(last) >= 2);
+        assert_eq!(tries(&"alice".to_owned()), 1);
     }
 
     #[tokio::test]

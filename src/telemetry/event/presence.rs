@@ -64,12 +64,12 @@ pub fn presence_events_down(exchange: &str, cause: &dyn Display, retry_in: Durat
     );
 }
 
-/// The queue of one who listens is full, and the broker refused a presence event; so many more since
-/// the log last said so.
+/// The queue of one who listens is full or hangs, and the broker refused a presence event, or gave no
+/// answer again and again; so many more since the log last said so.
 pub fn presence_event_refused(exchange: &str, unsaid: u64) {
     warn!(
         target: "stentor::presence", exchange, unsaid,
-        "a full queue refused a presence event: whoever reads it has to ask for the users online again"
+        "a full or hung queue took no presence event: whoever reads it has to ask for the users online again"
     );
 }
 
