@@ -21,6 +21,10 @@ use crate::{
     telemetry,
 };
 
+/// How often a question is asked that finds no turn at the hook. It waits for one as long as for an
+/// answer; whoever has none then, stays: the sessions of other users have to be asked about, too.
+const TRIES: usize = 3;
+
 impl LoggedIn for Context {
     fn id(&self) -> &str {
         &self.session
@@ -89,36 +93,51 @@ impl LoggedIn for Context {
 /// Repeats the questions of the login and of each subscription. Answers the problem for a client
 /// that has to go; `None` if it is gone.
 async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
-    let login = recheck_login(&*session.upgrade()?).await;
-    let subscriptions = match login {
+    let mut left = match recheck_login(session).await? {
         Ok(subscriptions) => subscriptions,
         Err(problem) => return Some(Err(problem)),
     };
-    for (subscription, right) in subscriptions {
-        let context = session.upgrade()?;
-        let rights = context.rights()?;
-        // The list is of the beginning, and others end subscriptions meanwhile.
-        if !rights.is_noted(subscription, &right) {
-            continue;
-        }
-        let permissions = Permissions::again(&context, context.identity()?);
-        match permissions.right(&right).await {
-            Ok(()) => {}
-            Err(_) if !rights.is_noted(subscription, &right) => {}
-            Err(_) if rights.put_off() => return Some(Ok(())),
-            Err(Problem::PermissionDenied { detail }) => {
-                return Some(Err(Problem::PermissionWithdrawn { detail }));
+    for _ in 0..TRIES {
+        for (subscription, right) in std::mem::take(&mut left) {
+            let context = session.upgrade()?;
+            let rights = context.rights()?;
+            // The list is of the beginning, and others end subscriptions meanwhile.
+            if !rights.is_noted(subscription, &right) {
+                continue;
             }
-            Err(problem) => return Some(Err(problem)),
+            let permissions = Permissions::again(&context, context.identity()?);
+            let answer = permissions.right(&right).await;
+            match answer {
+                Ok(()) => {}
+                Err(Problem::PermissionUnavailable { .. }) => left.push((subscription, right)),
+                Err(_) if !rights.is_noted(subscription, &right) => {}
+                Err(_) if rights.put_off() => return Some(Ok(())),
+                Err(Problem::PermissionDenied { detail }) => {
+                    return Some(Err(Problem::PermissionWithdrawn { detail }));
+                }
+                Err(problem) => return Some(Err(problem)),
+            }
         }
     }
     Some(Ok(()))
 }
 
-/// Asks what was asked at the login; the subscriptions that are to be asked about next.
-async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
+/// Asks what was asked at the login; the subscriptions that are to be asked about next. `None`: the
+/// session is gone.
+async fn recheck_login(session: &Weak<Context>) -> Option<Result<Subscriptions, Problem>> {
+    for _ in 0..TRIES {
+        let asked = try_recheck_login(&*session.upgrade()?).await;
+        if let Some(answer) = asked.transpose() {
+            return Some(answer);
+        }
+    }
+    Some(Ok(Subscriptions::new()))
+}
+
+/// The same; `None`: there was no turn at the hook.
+async fn try_recheck_login(context: &Context) -> Result<Option<Subscriptions>, Problem> {
     let (Some(identity), Some(rights)) = (context.identity(), context.rights()) else {
-        return Ok(Vec::new());
+        return Ok(Some(Subscriptions::new()));
     };
     loop {
         let proof = rights.proof();
@@ -127,10 +146,11 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
         if answer.is_err() && !rights.is_proof(&proof) {
             continue;
         }
-        return match answer? {
-            Answered::Yes => Ok(rights.recheck()),
-            Answered::NotAtAll => Ok(Vec::new()),
-        };
+        return Ok(match answer? {
+            Answered::Yes => Some(rights.recheck()),
+            Answered::NotAtAll => Some(Subscriptions::new()),
+            Answered::NoTurn => None,
+        });
     }
 }
 
@@ -138,6 +158,7 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
 enum Answered {
     Yes,
     NotAtAll,
+    NoTurn,
 }
 
 async fn ask_login_again(
@@ -149,23 +170,21 @@ async fn ask_login_again(
         Ok(user) if user == identity.user => {}
         Ok(_) => return Err(Problem::LoginChanged),
         // The hook's fault is in the log.
-        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => {
-            return Ok(Answered::NotAtAll);
-        }
+        Err(Refusal::Faulty(_) | Refusal::NoKeys(_)) => return Ok(Answered::NotAtAll),
+        Err(Refusal::Busy) => return Ok(Answered::NoTurn),
         Err(refusal @ Refusal::Denied(_)) => {
             telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
             return Err(not_any_more(identity));
         }
     }
-    let permissions = Permissions::again(context, identity);
-    permissions
-        .enter()
-        .await
-        .map_err(|_| not_any_more(identity))?;
-    Ok(Answered::Yes)
+    match Permissions::again(context, identity).enter().await {
+        Ok(()) => Ok(Answered::Yes),
+        Err(Problem::PermissionUnavailable { .. }) => Ok(Answered::NoTurn),
+        Err(_) => Err(not_any_more(identity)),
+    }
 }
 
-/// A renewal is over. If it met a recheck, that begins anew.
+/// A renewal has its RECEIPT. If it met a recheck, that begins anew.
 pub(super) fn renewed(context: &Arc<Context>) {
     if context.rights().is_some_and(Rights::renewed) {
         tokio::spawn(Arc::clone(context).recheck());
@@ -207,12 +226,19 @@ pub(super) async fn keep_right(
     if !rights.note(subscription, Arc::clone(&right), rechecks) {
         return Ok(());
     }
-    let answer = Permissions::again(context, identity).right(&right).await;
-    if answer.is_err() {
-        rights.forget(subscription);
-        context.guard.mailbox().end_subscription(subscription);
+    let permissions = Permissions::again(context, identity);
+    for _ in 0..TRIES {
+        let answer = permissions.right(&right).await;
+        if matches!(answer, Err(Problem::PermissionUnavailable { .. })) {
+            continue;
+        }
+        if answer.is_err() {
+            rights.forget(subscription);
+            context.guard.mailbox().end_subscription(subscription);
+        }
+        return answer;
     }
-    answer
+    Ok(())
 }
 
 fn not_any_more(identity: &Identity) -> Problem {

@@ -75,7 +75,8 @@ impl<'a> Permissions<'a> {
     }
 
     /// Asks about what was permitted before: the hook is asked whatever is remembered, and takes
-    /// nothing from anybody while it is at fault.
+    /// nothing from anybody while it is at fault. A question that had no turn at the hook is a
+    /// [`Problem::PermissionUnavailable`]: whoever asks comes back to it.
     pub(super) fn again(context: &'a Context, identity: &'a Identity) -> Self {
         Self {
             asks: Asks::Again,
@@ -83,8 +84,7 @@ impl<'a> Permissions<'a> {
         }
     }
 
-    /// The same for many wishes, of which some need the same right. A question that had no turn at the
-    /// hook is a [`Problem::PermissionUnavailable`]: whoever asks comes back to it.
+    /// The same for many wishes, of which some need the same right.
     pub(super) fn again_for_many(context: &'a Context, identity: &'a Identity) -> Self {
         Self {
             asked: Some(Mutex::default()),
@@ -272,13 +272,13 @@ impl<'a> Permissions<'a> {
         } else {
             match self.asks {
                 Asks::Again => match self.ask_anew(&access).await {
-                    Err(Refusal::Busy) if self.asked.is_some() => {
+                    Err(Refusal::Busy) => {
                         return Err(Problem::PermissionUnavailable {
                             detail: Box::default(),
                         });
                     }
                     // The hook's fault is in the log.
-                    Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => Ok(()),
+                    Err(Refusal::Faulty(_) | Refusal::NoKeys(_)) => Ok(()),
                     answer => answer,
                 },
                 Asks::Ahead(answers) => {

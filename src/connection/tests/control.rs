@@ -319,6 +319,26 @@ fn recheck(user: &str) -> Order {
     Order::Recheck(Target::User(user.into()))
 }
 
+/// The other sessions of its user may have all turns at the hook.
+#[tokio::test(start_paused = true)]
+async fn a_recheck_asks_again_what_had_no_turn() {
+    let topic = r#"read topic "feed" "k""#;
+    for question in ["user alice", "vhost / from 127.0.0.1", topic] {
+        let house = rechecking();
+        let (mut client, _) = connect(&house, "alice").await;
+        client.subscribe("1", "/exchange/feed/k", "").await;
+        house.hook.be_busy(question);
+        // Without a turn nobody is refused.
+        assert_eq!(run(&house, recheck("alice")).await, 1);
+        settle().await;
+        client.expect_nothing();
+        house.hook.be_busy(question);
+        house.hook.deny(question);
+        assert_eq!(run(&house, recheck("alice")).await, 1);
+        client.expect_error("access_refused").await;
+    }
+}
+
 /// A recheck takes its time, and its client ends subscriptions meanwhile, or others do.
 #[tokio::test(start_paused = true)]
 async fn a_subscription_that_is_over_by_now_ends_no_session() {
@@ -499,9 +519,12 @@ async fn a_subscription_that_rabbitmq_opens_is_asked_about_again_too() {
     house.slow.gate.close();
     client.send("SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\nreceipt:1\n\n\0");
     settle().await;
-    house.hook.deny(r#"read topic "feed" "k""#);
+    let question = r#"read topic "feed" "k""#;
+    house.hook.deny(question);
     house.services.control.run(recheck("alice")).await.unwrap();
     settle().await;
+    // At first there is no turn at the hook.
+    house.hook.be_busy(question);
     house.slow.gate.open();
     let error = client.expect_error("access_refused").await;
     assert_eq!(error.header("receipt-id"), Some("1"));
