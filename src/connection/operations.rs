@@ -434,6 +434,7 @@ impl Operations {
                 let lost = outcome.iter().flat_map(|renewed| &renewed.lost);
                 self.withdraw_lost(lost, context);
                 renewed(session, now, operation, outcome);
+                online::renewed(context);
                 self.ask_later(rest, context);
             }
             Done::AskedLater(mut lost, rest) => {
@@ -546,7 +547,7 @@ impl Operations {
         }
     }
 
-    /// Has the rest of a renewal's questions asked, beside all else. Without any it is over.
+    /// Has the rest of a renewal's questions asked, beside all else.
     fn ask_later(&mut self, mut rest: Subscriptions, context: &Arc<Context>) {
         rest.retain(|(id, _)| self.routes.is_open(*id));
         if let Some((first, _)) = rest.first() {
@@ -554,12 +555,6 @@ impl Operations {
             let asking = renewal::ask_later(Arc::clone(context), rest);
             let work = self.work.get_or_insert_default();
             work.ask_later(first, asking.boxed());
-        } else if self
-            .work
-            .as_ref()
-            .is_none_or(|work| work.asks_later().is_none())
-        {
-            online::renewed(context);
         }
     }
 

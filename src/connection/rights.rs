@@ -21,7 +21,7 @@ struct Noted {
     subscriptions: Subscriptions,
     /// How often they were asked about again.
     rechecks: u64,
-    /// A renewal has put new credentials in place, and asks about each subscription.
+    /// A renewal has put new credentials in place, and asks about subscriptions before its RECEIPT.
     is_renewing: bool,
     /// A recheck has left a refusal to that renewal.
     is_put_off: bool,
@@ -80,8 +80,8 @@ impl Rights {
         noted.is_renewing
     }
 
-    /// A renewal is over, and the subscriptions that it took are forgotten. Returns true if a recheck
-    /// is due.
+    /// A renewal has its RECEIPT, and the subscriptions that it took are forgotten. Returns true if a
+    /// recheck is due. None waits for the questions that are left: they may take minutes.
     pub(super) fn renewed(&self) -> bool {
         let mut noted = self.noted.lock();
         noted.is_renewing = false;

@@ -1,6 +1,10 @@
 //! Logins that end by themselves, and are renewed: the hook gives them a lifetime.
 
 use super::*;
+use crate::{
+    auth,
+    control::{Command as Order, Target},
+};
 
 const RENEW: &str = "SEND\ndestination:/auth/renew\ntoken:t\nreceipt:renewed\n\n\0";
 
@@ -346,4 +350,28 @@ async fn a_question_that_had_no_turn_is_asked_again_after_the_receipt() {
     assert_eq!(error.header("subscription"), Some("lost"));
     house.publish("feed", "kept", "still here");
     client.expect_message("still here").await;
+}
+
+/// The questions that a renewal has left may take minutes.
+#[tokio::test(start_paused = true)]
+async fn a_recheck_waits_for_no_questions_behind_the_receipt() {
+    let house = House::with(Options {
+        auth: auth::Config {
+            recheck: seconds(3_600),
+            ..auth::Config::default()
+        },
+        ..Options::default()
+    });
+    let mut client = with_too_many_to_ask_about(&house).await;
+    client.send(RENEW);
+    client.expect_receipt("renewed").await;
+    // The renewal has had its answer about this one.
+    house.hook.deny(r#"read topic "feed" "0""#);
+    let recheck = Order::Recheck(Target::User("alice".into()));
+    house.services.control.run(recheck).await.unwrap();
+    let began = Instant::now();
+    let error = client.expect_error("access_refused").await;
+    assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
+    let took = began.elapsed();
+    assert!(took < seconds(20), "{took:?}");
 }
