@@ -239,7 +239,7 @@ impl House {
 #[tokio::test]
 async fn links_outlive_their_tokens_and_a_missing_one_is_told() {
     let mut issued = Issued::start().await;
-    let mut end = now() + Duration::from_secs(25);
+    let mut end = now() + Duration::from_secs(35);
     let mut tokens = vec![issued.write("k", end).await];
     let file = issued.file().display().to_string();
     let command = format!("cat,{file}");
@@ -250,7 +250,7 @@ async fn links_outlive_their_tokens_and_a_missing_one_is_told() {
     let mut houses = [by_file, by_command];
     for round in 1..=3 {
         let ended = end;
-        end += Duration::from_secs(10);
+        end += Duration::from_secs(12);
         tokens.push(issued.write("k", end).await);
         for house in &houses {
             house.until_renewed(round).await;
