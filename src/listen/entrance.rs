@@ -19,7 +19,7 @@ use super::{
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
     node::{ClientAddress, Place, Places, Registry},
-    telemetry::{self, RefusedAt},
+    telemetry::{self, Handshake, RefusedAt},
 };
 
 /// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
@@ -172,12 +172,13 @@ impl<T: SocketLayer> Entrance<T> {
         let mut address = self.proxies.peer(remote);
         let stream = match timeout(self.timeout, self.open(stream, &mut address)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                telemetry::handshake_failed(self.what, address.remote, &error);
+            Ok(Err(Fault { lacks, error })) => {
+                telemetry::handshake_failed(self.what, address.remote, lacks, &error);
                 return None;
             }
             Err(_) => {
-                telemetry::handshake_failed(self.what, address.remote, &"it took too long");
+                let (lacks, cause) = (Some(Handshake::TooSlow), &"it took too long");
+                telemetry::handshake_failed(self.what, address.remote, lacks, cause);
                 return None;
             }
         };
@@ -193,25 +194,60 @@ impl<T: SocketLayer> Entrance<T> {
         &self,
         mut stream: TcpStream,
         address: &mut ClientAddress,
-    ) -> io::Result<T::Stream> {
+    ) -> Result<T::Stream, Fault> {
         if self.proxy_protocol {
+            let no_header = |error| Fault::new(Handshake::ProxyHeader, error);
             if self.proxies.speaks_for_others(address.remote) {
-                if let Some(client) = proxy_protocol::read(&mut stream).await? {
+                let header = proxy_protocol::read(&mut stream).await;
+                if let Some(client) = header.map_err(no_header)? {
                     *address = self.proxies.peer(client);
                 }
-            } else if proxy_protocol::is_next(&stream).await? {
+            } else if proxy_protocol::is_next(&stream).await.map_err(no_header)? {
                 telemetry::refused(RefusedAt::Connection, "proxy-header");
                 self.proxies.log_stranger(self.what, address.remote);
-                return Err(io::ErrorKind::PermissionDenied.into());
+                return Err(Fault::told());
             }
         }
         if self
             .registry
             .refuse_banned_address(address.ip(), RefusedAt::Connection)
         {
-            return Err(io::ErrorKind::PermissionDenied.into());
+            return Err(Fault::told());
         }
-        self.layer.open(stream).await
+        let opened = self.layer.open(stream).await;
+        opened.map_err(|error| Fault::new(Handshake::Tls, error))
+    }
+}
+
+/// Why a socket did not become a stream.
+struct Fault {
+    /// What it lacked. `None`: nothing is to be told of that.
+    lacks: Option<Handshake>,
+    error: io::Error,
+}
+
+impl Fault {
+    /// A client that goes by itself was refused nothing: a balancer's check, say, that only connects.
+    fn new(lacks: Handshake, error: io::Error) -> Self {
+        let has_left = matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        );
+        Self {
+            lacks: (!has_left).then_some(lacks),
+            error,
+        }
+    }
+
+    /// It was refused, and that was counted and said where it was found out.
+    fn told() -> Self {
+        Self {
+            lacks: None,
+            error: io::ErrorKind::PermissionDenied.into(),
+        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! TLS on the gateway's own ports, certificates as logins, a certificate that is replaced, and the
 //! PROXY protocol.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+    sync::Arc,
+};
 
 use rcgen::DnType;
 use rustls::version::{TLS12, TLS13};
-use serde_json::json;
+use serde_json::{Value, json};
 use stomp_grammar::{Command, Frame};
 use tempfile::TempDir;
 use testkit::{
@@ -336,6 +341,25 @@ async fn a_certificate_of_a_stranger_is_refused_though_none_is_needed() {
     );
 }
 
+/// Connections that were refused before STOMP or HTTP, by reason.
+async fn turned_away(gateway: &Gateway) -> BTreeMap<String, usize> {
+    let (_, metrics) = gateway.admin("/metrics").await;
+    let counts = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix("stentor_refused_total{at=\"connection\",reason=\"")?;
+        let (reason, count) = rest.split_once("\"} ")?;
+        Some((reason.to_owned(), count.parse().ok()?))
+    });
+    counts.collect()
+}
+
+/// What the log says of them: at most a line in 5 s for each reason. Each line comes before its
+/// connection's `handshake failed`.
+fn said_before_login(gateway: &Gateway) -> Vec<Value> {
+    let mut events = gateway.events();
+    events.retain(|event| event["message"] == "client refused before its login");
+    events
+}
+
 /// Old versions, other protocols, and those who say nothing.
 #[tokio::test]
 async fn what_is_no_handshake_ends() {
@@ -378,6 +402,29 @@ async fn what_is_no_handshake_ends() {
     assert!(events.iter().all(|event| event["level"] == "DEBUG"));
     secured.gateway.until_logged("it took too long").await;
     assert!(secured.hook.calls().is_empty());
+
+    // Each counts once. A slow machine may find more of them too slow.
+    let counted = turned_away(&secured.gateway).await;
+    let of = |reason: &str| counted.get(reason).copied().unwrap_or_default();
+    let (tls, slow) = (of("tls"), of("handshake-timeout"));
+    assert_eq!((tls + slow, counted.len()), (failed, 2), "{counted:?}");
+    assert!(slow >= 2, "{counted:?}");
+    // Of each kind the operator has a line, however many they are.
+    let said = said_before_login(&secured.gateway);
+    let reasons: BTreeSet<_> = said.iter().map(|event| event["reason"].as_str()).collect();
+    let expected = [Some("handshake-timeout"), Some("tls")];
+    assert_eq!(reasons, BTreeSet::from(expected), "{said:?}");
+    assert!(said.len() < failed, "{said:?}");
+
+    // Whoever goes by itself was refused nothing.
+    let gone = TcpStream::connect(secured.gateway.stomps_address()).await;
+    drop(gone.unwrap());
+    let failures = failed + 1;
+    secured
+        .gateway
+        .until_events("handshake failed", failures)
+        .await;
+    assert_eq!(turned_away(&secured.gateway).await, counted);
 }
 
 #[tokio::test]
@@ -556,6 +603,12 @@ async fn a_proxy_says_where_clients_come_from() {
         assert!(until_ended(&mut stream).await.is_empty());
     }
     gateway.until_events("handshake failed", 4).await;
+    // A balancer that sends no header keeps everybody out: its operator sees it.
+    let counted = BTreeMap::from([("proxy-header".to_owned(), 4)]);
+    assert_eq!(turned_away(gateway).await, counted);
+    let said = said_before_login(gateway);
+    assert_eq!(said[0]["level"], "INFO", "{said:?}");
+    assert_eq!(said[0]["reason"], "proxy-header", "{said:?}");
     // The operator's side has none.
     assert_eq!(gateway.admin("/readyz").await.0, 200);
 }

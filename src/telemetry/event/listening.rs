@@ -139,10 +139,62 @@ pub fn request_refused(reason: &'static str, cause: &str, unsaid: Option<u64>) {
     }
 }
 
-/// A connection lacked its PROXY header, TLS, or client certificate. Port scanners cause that, so
-/// it is no warning.
-pub fn handshake_failed(what: &str, remote: SocketAddr, cause: &dyn Display) {
+/// Why a connection was closed before STOMP or HTTP was spoken on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// It did not begin with a PROXY header, or with none that can be read.
+    ProxyHeader,
+    /// There was no TLS, or none with this client: its version, its certificate, or that it does
+    /// not take ours.
+    Tls,
+    /// It took too long.
+    TooSlow,
+}
+
+impl Handshake {
+    /// As metrics and lines of the log call it.
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::ProxyHeader => "proxy-header",
+            Self::Tls => "tls",
+            Self::TooSlow => "handshake-timeout",
+        }
+    }
+
+    /// Whether to say it now: a frequent reason does not hide a rare one.
+    fn let_through(self) -> Option<u64> {
+        static PROXY_HEADER: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::QUIET));
+        static TLS: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::QUIET));
+        static TOO_SLOW: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::QUIET));
+        let seldom = match self {
+            Self::ProxyHeader => &PROXY_HEADER,
+            Self::Tls => &TLS,
+            Self::TooSlow => &TOO_SLOW,
+        };
+        seldom.lock().let_through(Instant::now())
+    }
+}
+
+/// A connection did not become a client's stream. `lacks`: why it was closed; `None` if it went by
+/// itself, or if that was told already. Port scanners cause that, so it is no warning; but so does a
+/// load balancer that sends no PROXY header, so it is said now and then.
+pub fn handshake_failed(
+    what: &str,
+    remote: SocketAddr,
+    lacks: Option<Handshake>,
+    cause: &dyn Display,
+) {
     let cause = cause.to_string();
+    if let Some(lacks) = lacks {
+        let reason = lacks.reason();
+        refused(RefusedAt::Connection, reason);
+        if let Some(unsaid) = lacks.let_through() {
+            info!(
+                target: "stentor::listen", reason, what, %remote, cause, unsaid,
+                "client refused before its login"
+            );
+        }
+    }
     debug!(target: "stentor::listen", what, %remote, cause, "handshake failed");
 }
 
