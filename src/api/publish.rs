@@ -321,9 +321,9 @@ impl Outgoing {
             ..
         } = request;
         short("exchange", &exchange)?;
+        // No 403: no token could do it, and `stentor ctl` would blame the token.
         let reserved = |field: &str, name: &str| {
-            let error = format!("{name:?} is the gateway's own");
-            Refusal::new(StatusCode::FORBIDDEN, error).about(field)
+            Refusal::field(field, format!("{name:?} is the gateway's own"))
         };
         if api.services.reserves_exchange(&exchange, Permission::Write) {
             return Err(reserved("exchange", &exchange));

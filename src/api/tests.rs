@@ -528,6 +528,15 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
         (&failed[0]["key"], &failed[0]["reason"]),
         (&json!("a"), &json!("unroutable"))
     );
+    // The token is not at fault: with 403, `stentor ctl` would say so.
+    for (exchange, key, field) in [
+        ("stentor.feed.x", "k", "exchange"),
+        ("", "stentor.feed.x", "key"),
+    ] {
+        let own = publish(json!({ "exchange": exchange, "key": key })).await;
+        let told = (own.status, &own.body["field"]);
+        assert_eq!(told, (400, &json!(field)), "{}", own.body);
+    }
     let missing = publish(json!({ "exchange": "nope", "key": "k" })).await;
     assert_eq!(missing.status, 422, "{}", missing.body);
     assert_eq!(missing.body["failed"][0]["reason"], "not_found");
