@@ -109,8 +109,15 @@ impl Source {
             let begun = Instant::now();
             let (sender, inbox) = mpsc::unbounded_channel();
             let starting = async {
-                // It is made, if it is missing.
+                // Both are made, if they are missing.
                 host.exchange_kind(&self.queue).await?;
+                // A worker may bind its queue before there is a message. If it cannot be made,
+                // messages wait, and each that is handed on says why.
+                if let Err(error @ BrokerError::Unavailable(_)) =
+                    host.exchange_kind(&self.config.exchange).await
+                {
+                    return Err(error);
+                }
                 host.consume(self.consume(), Arc::new(Inbox(sender))).await
             };
             let cause = match starting.await {

@@ -111,6 +111,11 @@ impl Worker {
     /// Its queue is bound by that pattern.
     async fn bound(vhost: &Vhost, pattern: &str) -> Self {
         vhost.declare_exchange(OFFLINE, ExchangeKind::Topic).await;
+        Self::binding(vhost, pattern).await
+    }
+
+    /// The same; it declares no exchange.
+    async fn binding(vhost: &Vhost, pattern: &str) -> Self {
         let channel = vhost.channel().await;
         let none = FieldTable::default;
         let durable = QueueDeclareOptions {
@@ -409,6 +414,19 @@ async fn messages_wait_for_the_worker() {
     got.sort();
     assert_eq!(got, ["1", "2"]);
     worker.has_no_more(&vhost).await;
+}
+
+/// Stentor makes the exchange: a worker that starts before there is a message binds its queue to it.
+#[tokio::test]
+async fn the_exchange_is_there_before_the_first_message() {
+    let vhost = vhost().await;
+    set_policy(&vhost).await;
+    let hook = Hook::start().await;
+    let _gateway = node(&vhost, &hook).ready().await;
+    gateway_reads(&vhost).await;
+    let mut worker = Worker::binding(&vhost, "#").await;
+    vhost.publish(FEED, "user_alice", ["1"]).await;
+    assert_eq!(worker.next().await.body, "1");
 }
 
 /// A key that the worker's queue is not bound to holds up its own message, and no others.
