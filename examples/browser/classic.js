@@ -47,8 +47,10 @@ class Pane {
     }, (problem) => {
       // The old library calls this for an ERROR, and, with a text, when the socket closes.
       if (client !== this.client || problem.command !== 'ERROR') return;
-      wish = problem.headers.reconnect ?? 'no';
       this.fail(`${problem.headers.message}: ${problem.body}`);
+      // Only that subscription has ended; the connection stays.
+      if (problem.headers.subscription) return;
+      wish = problem.headers.reconnect ?? 'no';
     }, '/');
     socket.addEventListener('close', ({ code, reason }) => {
       if (client !== this.client) return;

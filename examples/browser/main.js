@@ -13,6 +13,7 @@ const state = document.getElementById('state');
 let subscribed = false;
 let failures = 0;
 let wish = '';
+let toldAt = 0; // when an ERROR said it
 const pause = () => 1_000 * (Number.parseInt(wish, 10) || 0) + Math.random() * Math.min(30_000, 500 * 2 ** failures);
 
 const client = new Client({
@@ -40,19 +41,23 @@ const client = new Client({
     });
   },
 
-  // The server closes after an ERROR.
+  // The server closes after an ERROR that ends the session; see onWebSocketClose.
   onStompError(frame) {
+    state.textContent = `ended: ${frame.headers.message}. ${frame.body}`;
+    // Only that subscription has ended; others, if there are any, go on.
+    if (frame.headers.subscription) return;
     // A server that gives no advice: before the receipt it was a refusal, which would only be repeated.
     wish = frame.headers.reconnect ?? (subscribed ? '' : 'no');
-    // An application fetches a new token if it says `renew`, and comes back. There is none here.
-    if (wish !== 'no' && wish !== 'renew') return;
-    state.textContent = `ended: ${frame.headers.message}. ${frame.body}`;
-    client.deactivate();
+    toldAt = Date.now();
   },
 
   onWebSocketClose() {
     subscribed = false;
     failures += 1;
+    // The session went on after that ERROR, which was about one frame.
+    if (Date.now() - toldAt > 5_000) wish = '';
+    // An application fetches a new token if it says `renew`, and comes back. There is none here.
+    if (wish === 'no' || wish === 'renew') client.deactivate();
     if (client.active) state.textContent = 'connection lost, reconnecting …';
   },
 });

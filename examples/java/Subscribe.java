@@ -148,8 +148,11 @@ public class Subscribe implements WebSocket.Listener {
                 System.out.println("subscribed to " + destination);
             }
             case "MESSAGE" -> System.out.println(headers.getOrDefault("x-stomp-user", "backend") + ": " + body);
-            case "ERROR" -> { // always the last frame: the server closes behind it, and so do we
+            case "ERROR" -> {
                 System.err.println("ERROR " + headers.get("message") + ": " + body.strip());
+                // Only that subscription has ended; others, if there are any, go on.
+                if (headers.containsKey("subscription")) break;
+                // Else it is the last frame: the server closes behind it, and so do we.
                 // A server that gives no advice: before the receipt it was a refusal, which would be repeated.
                 wish = headers.getOrDefault("reconnect", subscribed ? "" : "no");
                 socket.abort();

@@ -18,6 +18,7 @@ const destination = `/exchange/feed/user_${user}`;
 let subscribed = false;
 let failures = 0;
 let wish = '';
+let toldAt = 0; // when an ERROR said it
 const pause = () => 1_000 * (Number.parseInt(wish, 10) || 0) + Math.random() * Math.min(30_000, 500 * 2 ** failures);
 
 const client = new Client({
@@ -42,22 +43,28 @@ const client = new Client({
     }, { receipt: 'subscribed' });
   },
 
-  // The server closes after an ERROR.
+  // The server closes after an ERROR that ends the session; see onWebSocketClose.
   onStompError(frame) {
     // One text may stand for several faults; `error-code` tells them apart (docs/errors.md).
     const code = frame.headers['error-code'];
     console.error(`ERROR ${frame.headers.message}: ${frame.body.trim()}${code ? ` (${code})` : ''}`);
+    // Only that subscription has ended; others, if there are any, go on.
+    if (frame.headers.subscription) return;
     // A server that gives no advice: before the receipt it was a refusal, which would only be repeated.
     wish = frame.headers.reconnect ?? (subscribed ? '' : 'no');
-    // An application fetches a new token if it says `renew`, and comes back. There is none here.
-    if (wish !== 'no' && wish !== 'renew') return;
-    process.exitCode = 1;
-    client.deactivate();
+    toldAt = Date.now();
   },
 
   onWebSocketClose() {
     subscribed = false;
     failures += 1;
+    // The session went on after that ERROR, which was about one frame.
+    if (Date.now() - toldAt > 5_000) wish = '';
+    // An application fetches a new token if it says `renew`, and comes back. There is none here.
+    if (wish === 'no' || wish === 'renew') {
+      process.exitCode = 1;
+      client.deactivate();
+    }
     if (client.active) console.error('not connected, trying again ...');
   },
 });

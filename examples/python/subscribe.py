@@ -54,8 +54,11 @@ class Feed(stomp.ConnectionListener):
         print(f"{sender}: {frame.body}", flush=True)
 
     def on_error(self, frame):
-        # The server closes after an ERROR, and then on_disconnected is called.
+        # After an ERROR that ends the session the server closes; then on_disconnected is called.
         print(f"ERROR {frame.headers.get('message')}: {frame.body.strip()}", file=sys.stderr)
+        # Only that subscription has ended; others, if there are any, go on.
+        if "subscription" in frame.headers:
+            return
         # A server that gives no advice: before the receipt it was a refusal, which would be repeated.
         self.wish = frame.headers.get("reconnect", "" if self.subscribed else "no")
 

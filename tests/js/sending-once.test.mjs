@@ -53,7 +53,8 @@ async function serve(errors) {
     for (const socket of server.clients) socket.terminate();
     server.close();
   };
-  return { url: `ws://127.0.0.1:${server.address().port}/ws`, taken, refused, close };
+  const say = (...frame) => { for (const socket of server.clients) socket.send(encodeFrame(...frame)); };
+  return { url: `ws://127.0.0.1:${server.address().port}/ws`, taken, refused, say, close };
 }
 
 async function eventually(what, condition) {
@@ -99,6 +100,18 @@ test('a message whose fate is unknown, or that may go later, is sent again by it
       assert.deepEqual(dropped, []);
     });
   }
+});
+
+test('the end of a subscription is none of its business', async () => {
+  const errors = {};
+  await sending(errors, ['1'], async ({ server, client, outbox }) => {
+    await eventually('it is sent', () => outbox.kept.length === 0);
+    server.say('ERROR', { message: 'unsubscribed', 'error-code': 'subscription-ended', reconnect: 'no', subscription: 'sub-7' });
+    outbox.send('/exchange/feed/k', '2');
+    await eventually('the next one is sent', () => server.taken.length === 2 || !client.active);
+    assert.ok(client.active);
+    assert.deepEqual(server.taken, ['1', '2']);
+  });
 });
 
 test('a message that may have been taken, and is refused for now, stops the client', async () => {

@@ -1,0 +1,149 @@
+// What docs/clients.md and the examples make of ERRORs: those that end the session, and those that do not.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, test } from 'node:test';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+import { Client } from '@stomp/stompjs';
+import { WebSocket } from 'ws';
+
+import { encodeFrame } from './fake-socket.mjs';
+import { serve } from './stomp-server.mjs';
+
+Object.assign(globalThis, { WebSocket });
+
+const path = (file) => fileURLToPath(new URL(`../../${file}`, import.meta.url));
+// As `npm install` would leave it.
+const folder = mkdtempSync(join(tmpdir(), 'stentor-reconnecting-'));
+after(() => rmSync(folder, { recursive: true }));
+writeFileSync(join(folder, 'package.json'), '{ "type": "module" }');
+symlinkSync(path('tests/js/node_modules'), join(folder, 'node_modules'));
+copyFileSync(path('examples/node/subscribe.mjs'), join(folder, 'subscribe.mjs'));
+copyFileSync(path('examples/browser/main.js'), join(folder, 'main.js'));
+
+// `stentor ctl unsubscribe`; a room's end. The connection serves other subscriptions.
+const ENDED = { message: 'unsubscribed', 'error-code': 'subscription-ended', reconnect: 'no' };
+// With `[auth] soft_deny` the connection stays open.
+const DENIED = { message: 'access_refused', 'error-code': 'permission-denied', reconnect: 'no', 'receipt-id': 'r' };
+const KICKED = { message: 'kicked', 'error-code': 'kicked', reconnect: 'no' };
+
+const sleep = (milliseconds) => new Promise((go) => { setTimeout(go, milliseconds); });
+
+/** A server, and the client that `start(url)` has made there: it is connected, and subscribed. */
+async function connected(context, start) {
+  const server = await serve();
+  context.after(server.close);
+  const count = (command) => server.frames.filter((frame) => frame.command === command).length;
+  const say = (...frame) => { for (const socket of server.server.clients) socket.send(encodeFrame(...frame)); };
+  const client = await start(server.url, context);
+  context.after(() => client.child?.kill());
+  context.after(() => client.client?.deactivate({ force: true }));
+  await server.until(() => count('SUBSCRIBE') === 1);
+  const { id } = server.frames.find(({ command }) => command === 'SUBSCRIBE').headers;
+  return { ...server, client, count, say, subscription: id };
+}
+
+/** The snippet, with two rooms. */
+function snippet(url) {
+  const [source] = readFileSync(path('docs/clients.md'), 'utf8').match(/\nlet wish = [^]*?\n}\);\n/);
+  const client = new Function('Client', 'freshToken', `${source}; return client;`)(Client, async () => 'token');
+  const { onConnect, onStompError } = client;
+  const got = [];
+  client.configure({
+    brokerURL: url,
+    onConnect: (frame) => {
+      onConnect(frame);
+      client.subscribe('/exchange/room/kitchen', ({ body }) => got.push(body));
+    },
+    onStompError: (frame) => {
+      onStompError(frame);
+      got.push(frame.headers['error-code']);
+    },
+  });
+  client.activate();
+  return { client, got };
+}
+
+/** The page, in a document that has no looks. */
+async function page(url, context) {
+  const { Client: Made } = await import(pathToFileURL(join(folder, 'node_modules/@stomp/stompjs/esm6/index.js')));
+  const { activate } = Made.prototype;
+  let client;
+  context.mock.method(Made.prototype, 'activate', function () {
+    client = this;
+    activate.call(this);
+  });
+  const state = { textContent: '' };
+  const messages = [];
+  globalThis.location = { search: `?url=${encodeURIComponent(url)}` };
+  globalThis.document = {
+    getElementById: (id) => (id === 'state' ? state : { prepend: (item) => messages.push(item.textContent) }),
+    createElement: () => ({}),
+  };
+  await import(`${pathToFileURL(join(folder, 'main.js'))}?${url}`);
+  return { client, state, got: messages };
+}
+
+/** The program. */
+function program(url) {
+  const child = spawn(process.execPath, ['subscribe.mjs', 'alice'], { cwd: folder, env: { ...process.env, STENTOR_WS: url } });
+  const got = [];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => got.push(...String(data).trim().split('\n')));
+  return { child, got };
+}
+
+for (const [name, start, hears] of [
+  ['the snippet of docs/clients.md', snippet, 'hello'],
+  ['examples/browser/main.js', page, 'hello'],
+  ['examples/node/subscribe.mjs', program, 'backend: hello'],
+]) {
+  test(`${name}: one subscription's end, and a denial, leave the connection to the others`, async (context) => {
+    const { client, say, subscription, count, frames, server, until } = await connected(context, start);
+    const [socket] = server.clients;
+    say('ERROR', { ...ENDED, subscription: 'another' });
+    say('ERROR', DENIED);
+    say('MESSAGE', { subscription, 'message-id': '1', destination: '/exchange/room/kitchen' }, 'hello');
+    const isOver = () => count('DISCONNECT') > 0 || socket.readyState !== WebSocket.OPEN;
+    await until(() => client.got.includes(hears) || isOver());
+    // A DISCONNECT would have come before this answer.
+    const pong = once(socket, 'pong');
+    socket.ping();
+    if (!isOver()) await pong;
+    assert.ok(!isOver(), JSON.stringify(frames));
+  });
+
+  test(`${name}: an ERROR behind which the server closes is the end`, async (context) => {
+    const { client, say, count, server } = await connected(context, start);
+    const exit = client.child && once(client.child, 'exit');
+    const [socket] = server.clients;
+    const closed = once(socket, 'close');
+    say('ERROR', KICKED);
+    socket.close(1008);
+    await closed;
+    if (client.child) {
+      const [code] = await exit;
+      assert.equal(code, 1, client.got.join('\n'));
+    } else {
+      await sleep(50); // it would come back after 1 ms, and a random part of a second
+      assert.equal(client.client.active, false);
+      assert.match(client.state?.textContent ?? 'ended', /^ended/);
+    }
+    assert.equal(count('CONNECT'), 1);
+  });
+}
+
+test('a connection that is lost long after a denial is made again', async (context) => {
+  context.mock.timers.enable({ apis: ['Date'], now: Date.now() });
+  context.mock.method(Math, 'random', () => 0);
+  const { client, say, count, server, until } = await connected(context, snippet);
+  say('ERROR', DENIED);
+  await until(() => client.got.includes('permission-denied'));
+  assert.ok(client.client.active);
+  context.mock.timers.tick(60_000);
+  for (const socket of server.clients) socket.terminate();
+  await until(() => count('CONNECT') === 2);
+});
