@@ -415,7 +415,6 @@ impl Context {
             max_unacked: limits.max_unacked,
             keys: limits.keys(),
             presence: self.services.presence.is_some(),
-            rooms: self.services.rooms.is_some(),
             journals: self.services.vhosts.has_journals(),
             sequences: self.services.sequences.is_some(),
             device: identity.device_id().unwrap_or_default(),

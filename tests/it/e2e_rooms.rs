@@ -164,6 +164,19 @@ async fn a_question_needs_the_right_to_read_the_room() {
     let without = Frame::new(Command::Send).with_header("destination", "/presence/rooms/room/a");
     client.send(&without).await;
     client.expect_error("Missing header").await;
+    // The answer is the same where no exchange has rooms.
+    let gateway = stentor()
+        .hook(&hook)
+        .set("broker.url", "embedded:")
+        .set("broker.exchanges", "room=topic")
+        .set("presence.url", "memory:")
+        .ready()
+        .await;
+    let mut client = tcp(&gateway, "alice").await;
+    client.send(&ask("room/lobby")).await;
+    let error = client.expect_error("Invalid destination").await;
+    let told = String::from_utf8_lossy(&error.body).into_owned();
+    assert!(told.contains("[presence] destinations"), "{told}");
 }
 
 #[tokio::test]

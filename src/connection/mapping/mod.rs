@@ -88,10 +88,8 @@ pub struct Context<'a> {
     pub max_unacked: u16,
     /// Limits of keys and patterns.
     pub keys: KeyLimits,
-    /// Presence is on, and so `/presence` is a destination.
+    /// Presence is on, and so `/presence` is a destination, and `/presence/rooms/…` are.
     pub presence: bool,
-    /// Some exchange has rooms, and so `/presence/rooms/…` are destinations.
-    pub rooms: bool,
     /// Some exchange has a journal (`[journal]`).
     pub journals: bool,
     /// SENDs may have numbers or keys (`[sequences]`).
@@ -144,7 +142,7 @@ pub fn send(
         numbering::refuse(headers, context)?;
         return presence::send(headers).map(Sent::Status);
     }
-    if context.rooms
+    if context.presence
         && let Some(rest) = destination.strip_prefix(asking::DESTINATION)
     {
         numbering::refuse(headers, context)?;

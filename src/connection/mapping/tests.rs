@@ -14,7 +14,6 @@ const CONTEXT: Context<'static> = Context {
         max_hashes: 2,
     },
     presence: true,
-    rooms: true,
     journals: true,
     sequences: true,
     device: "phone",
