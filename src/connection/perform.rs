@@ -28,7 +28,7 @@ use super::{
 use crate::{
     auth::Carried,
     broker::{Consume, Publish, QueueSpec, destination::Destination, journal::CURSOR_HEADER},
-    hub::{DedicatedSink, Resume, SharedSubscription, Since, Told},
+    hub::{DedicatedSink, Resume, ResumeError, SharedSubscription, Since, Told},
     node::SubscriptionPlace,
     presence::Device,
     telemetry::{self, TRACEPARENT, TraceSpan, Traced},
@@ -571,7 +571,11 @@ async fn hand_over(
                 let giving = identity
                     .vhost
                     .give_history(&asked.exchange, &ask, for_client);
-                handed.told = Some(giving.await?.told());
+                let given = giving.await.map_err(|error| match error {
+                    ResumeError::NoJournal => Problem::NoHistory,
+                    error => error.into(),
+                })?;
+                handed.told = Some(given.told());
             }
             Task::Settle(consumer, settle) => {
                 let mailbox = context.guard.mailbox();

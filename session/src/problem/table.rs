@@ -534,6 +534,16 @@ problems! {
             samples: [NoJournal],
         }
 
+        /// The same, where a client asks for messages of before without a subscription.
+        NoHistory => {
+            message: "no journal", code: "no-journal", close: Policy, reconnect: No,
+            page: "The server keeps no journal of this destination (`[journal] exchanges`), so \
+                   nobody can catch up there",
+            body: "The server keeps no journal of this exchange, so there are no messages of before \
+                   to give\n",
+            samples: [NoHistory],
+        }
+
         /// A cursor of another destination.
         ForeignCursor => {
             message: "foreign cursor", code: "foreign-cursor", close: Policy, reconnect: No,

@@ -371,8 +371,8 @@ pub fn dedicated(
     unique: u128,
     context: &Context<'_>,
 ) -> Result<Consume, Problem> {
-    if resuming::asks(headers, context.journals) {
-        return Err(resuming::no_queue());
+    if let Some(problem) = resuming::no_queue(headers, context.journals) {
+        return Err(problem);
     }
     if conflating::asks(headers) {
         return Err(conflating::no_queue());

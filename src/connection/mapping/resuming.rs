@@ -36,7 +36,8 @@ pub(super) fn read(headers: &Headers, has_journals: bool) -> Result<Option<Resum
     let (first, second) = (asked.next(), asked.next());
     if second.is_some() {
         let expected = "one of resume-after, since and last, without the others";
-        return Err(fields.invalid(AFTER, expected));
+        let header = asked_by(headers, has_journals).unwrap_or(AFTER);
+        return Err(fields.invalid(header, expected));
     }
     let on_gap = headers.get(GAP).map(|text| on_gap(&fields, text));
     match (first.transpose()?, on_gap.transpose()?) {
@@ -49,13 +50,15 @@ pub(super) fn read(headers: &Headers, has_journals: bool) -> Result<Option<Resum
     }
 }
 
-/// Whether a SUBSCRIBE asks for messages of before.
-pub(super) fn asks(headers: &Headers, has_journals: bool) -> bool {
-    let names: &[&str] = match has_journals {
-        true => &[AFTER, GAP, SINCE, LAST],
+/// The header by which a SUBSCRIBE asks for messages of before; the first, if there are several.
+fn asked_by(headers: &Headers, has_journals: bool) -> Option<&'static str> {
+    let names: &[&'static str] = match has_journals {
+        true => &[AFTER, SINCE, LAST, GAP],
         false => &[AFTER, GAP],
     };
-    headers.get("x-match").is_none() && names.iter().any(|name| headers.get(name).is_some())
+    let mut names = names.iter().copied();
+    let found = names.find(|name| headers.get(name).is_some());
+    found.filter(|_| headers.get("x-match").is_none())
 }
 
 /// Whether a SUBSCRIBE asks to begin where its client has acknowledged up to.
@@ -112,14 +115,14 @@ pub(super) fn stored(
     Ok(on_gap.transpose()?.unwrap_or_default())
 }
 
-/// Only subscriptions that share a feed can catch up.
-pub(super) fn no_queue() -> Problem {
-    Problem::InvalidHeader {
+/// Only subscriptions that share a feed can catch up. `None`: this one does not want to.
+pub(super) fn no_queue(headers: &Headers, has_journals: bool) -> Option<Problem> {
+    Some(Problem::InvalidHeader {
         command: Command::Subscribe,
-        header: AFTER,
+        header: asked_by(headers, has_journals)?,
         expected: "left out where the subscription has a queue of its own: catch up with ack:auto, \
                    a destination /exchange/ or /topic/, and no headers about a queue",
-    }
+    })
 }
 
 fn after(fields: &Fields<'_>, text: &str) -> Result<Since, Problem> {
@@ -234,6 +237,31 @@ mod tests {
             let next = since(&[pairs, ("resume-gap", "next")]);
             assert_eq!(next.on_gap, OnGap::Next);
         }
+    }
+
+    /// A client's author looks for the header that the ERROR names.
+    #[test]
+    fn a_refusal_names_a_header_that_is_there() {
+        let cursor = ("resume-after", "5b8d59a4-1234-6ba4d1ed");
+        let (since, last, gap) = (("since", "first"), ("last", "3"), ("resume-gap", "next"));
+        let named = |problem| match problem {
+            Some(Problem::InvalidHeader { header, .. }) => header,
+            other => panic!("{other:?}"),
+        };
+        for (asked, header) in [
+            (&[cursor][..], "resume-after"),
+            (&[last], "last"),
+            (&[gap, last], "last"),
+            (&[since], "since"),
+            (&[gap], "resume-gap"),
+        ] {
+            let refused = no_queue(&headers(asked), true);
+            assert_eq!(named(refused), header, "{asked:?}");
+        }
+        assert_eq!(no_queue(&headers(&[last]), false), None);
+        assert_eq!(no_queue(&headers(&[("x-match", "all"), last]), true), None);
+        let both = super::read(&headers(&[since, last]), true);
+        assert_eq!(named(both.err()), "since");
     }
 
     #[test]

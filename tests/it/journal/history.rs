@@ -214,6 +214,9 @@ async fn questions_of_clients_that_cannot_be_answered_are_refused() {
         };
         let told = refused.headers.get("message");
         assert_eq!(told, Some(message), "{instead:?}: {refused:?}");
+        // It has none of a SUBSCRIBE's headers that it could leave out.
+        let body = String::from_utf8_lossy(&refused.body);
+        assert!(!body.contains("resume-after"), "{instead:?}: {body}");
     }
     // The right is that of a subscription. Another gateway remembers no answers of the hook.
     let house = House::open_with(kept).await;
