@@ -64,3 +64,14 @@ export function shortfall({ reach, unreached, silent = [] }) {
 
 /** `1 session`, `2 sessions`. */
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+
+/**
+ * A name that a client chose, so that it can be seen and clicked. One without a visible character is told by
+ * its code points.
+ */
+export function named(name) {
+  if (/[^\p{White_Space}\p{C}\p{Default_Ignorable_Code_Point}\u2800]/u.test(name)) return name;
+  if (!name) return '(no name)';
+  const points = [...name].map((character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}`);
+  return `(blank: ${points.slice(0, 8).join(' ')}${points.length > 8 ? ' …' : ''})`;
+}

@@ -595,3 +595,37 @@ test('the panel of a session asks again what it could not learn', async (context
   assert.equal(api.asked.filter((path) => !path.endsWith('/details')).length, 2);
   tab.last('dialog').close();
 });
+
+test('a name that nobody can see has a stand-in that can be clicked', async (context) => {
+  const blank = '(blank: U+0020 U+200B)';
+  const { named } = await import(`${page}/format.js`);
+  for (const name of ['alice', ' a ', '爱丽丝', '👩‍🚀', '-', 'e\u0301']) assert.equal(named(name), name);
+  assert.equal(named(''), '(no name)');
+  assert.equal(named(' \u200b'), blank);
+  assert.equal(named('\u3164\u2800\u00ad'), '(blank: U+3164 U+2800 U+00AD)');
+  assert.match(named(' '.repeat(200)), /^\(blank: (U\+0020 ){8}…\)$/);
+
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/sessions.js`);
+  const sessions = [{ user: ' \u200b', session: 's', status: 'online' }];
+  show({ api: { get: async (path) => (path.endsWith('/counts') ? { sessions: 1, users: 1 } : { sessions }), may: () => false }, root: tab.root, query: {} });
+  await settled();
+  assert.ok(tab.all('button').some(({ text }) => text === blank), tab.all('button').map(({ text }) => text).join());
+});
+
+test('a form that was filled in is there again after the token has ended, for its own token', async (context) => {
+  const tab = pretend(context);
+  const { show } = await import(`${page}/views/publish.js`);
+  const body = () => tab.all('textarea').at(-1);
+  const first = show({ api: { name: 'ops' }, root: tab.root });
+  assert.equal(body().value, '');
+  Object.assign(body(), { value: 'a long text' });
+  Object.assign(tab.all('input').findLast(({ checked }) => checked), { checked: false });
+  first?.leave?.();
+  const other = show({ api: { name: 'other' }, root: tab.root });
+  assert.equal(body().value, '');
+  assert.ok(other);
+  show({ api: { name: 'ops' }, root: tab.root });
+  assert.equal(body().value, 'a long text');
+  assert.ok(!tab.all('input').slice(-5).some(({ checked }) => checked));
+});

@@ -2,7 +2,7 @@
 
 import { path } from '../api.js';
 import { facts, field, h, status, table } from '../dom.js';
-import { ago, count, moment } from '../format.js';
+import { ago, count, moment, named } from '../format.js';
 
 export const title = 'Presence';
 export const scope = 'read';
@@ -14,7 +14,7 @@ export function show({ api, root, query }) {
   const user = lookup('User', 'The name, as the client logs in.', async (name) => {
     const found = await api.get(path('users', name));
     return [
-      facts(['User', found.user], ['Status', status(found.status)], ['Sessions', count(found.count)]),
+      facts(['User', named(found.user)], ['Status', status(found.status)], ['Sessions', count(found.count)]),
       table('Sessions of the user', [{ name: 'Session' }, { name: 'Status' }, { name: 'Address', minor: true }, { name: 'Device', minor: true, long: true }, { name: 'Last seen' }],
         found.sessions.map((session) => [
           h('a', { href: `#sessions/${encodeURIComponent(session.session)}` }, h('code', { class: 'id' }, session.session)), status(session.status), h('code', {}, session.remote ?? '–'),
@@ -26,7 +26,7 @@ export function show({ api, root, query }) {
   const group = lookup('Group', 'As the hook names it. Invisible members are not among those who are online.', async (name) => {
     const found = await api.get(path('groups', name));
     return [table('Members who are online', [{ name: 'User', long: true }, { name: 'Status' }],
-      found.online.slice(0, SHOWN).map((member) => [h('a', { href: `#sessions?search=${encodeURIComponent(member.user)}` }, member.user), status(member.status)]),
+      found.online.slice(0, SHOWN).map((member) => [h('a', { href: `#sessions?search=${encodeURIComponent(member.user)}` }, named(member.user)), status(member.status)]),
       'No member is online, or there is no such group.'),
     part(Math.min(SHOWN, found.online.length), found.online.length)];
   });

@@ -6,7 +6,11 @@ import { plural } from '../format.js';
 export const title = 'Publish';
 export const scope = 'publish';
 
+/** What was filled in, and by whose token: a form outlives its view, and a token that ends while it is filled in. */
+let draft;
+
 export function show({ api, root }) {
+  const owner = api.name;
   const text = (properties) => h('input', { type: 'text', maxlength: 255, autocomplete: 'off', autocapitalize: 'none', spellcheck: 'false', ...properties });
   const exchange = text({ id: 'exchange', placeholder: 'feed' });
   const keys = h('textarea', { id: 'keys', rows: 2, required: true, autocomplete: 'off', autocapitalize: 'none', spellcheck: 'false', placeholder: 'user_alice' });
@@ -41,6 +45,18 @@ export function show({ api, root }) {
   h('div', { class: 'checks' }, check('Persistent', persistent), check('Tell me if it reaches no queue (mandatory)', mandatory)),
   h('div', { class: 'buttons' }, button), outcome);
   root.append(h('h1', {}, title), h('p', { class: 'soft' }, 'No user’s permissions are asked, and no client counts as the sender.'), form);
+
+  const texts = [exchange, keys, body, type, vhost];
+  const boxes = [persistent, mandatory];
+  if (draft?.owner === owner) {
+    texts.forEach((control, index) => (control.value = draft.texts[index]));
+    boxes.forEach((box, index) => (box.checked = draft.boxes[index]));
+  }
+  return {
+    leave() {
+      draft = { owner, texts: texts.map(({ value }) => value), boxes: boxes.map(({ checked }) => checked) };
+    },
+  };
 }
 
 function failure(error) {

@@ -1,7 +1,7 @@
 // Clients that were refused, and why.
 
 import { h, pill, redraw, table } from '../dom.js';
-import { count, moment } from '../format.js';
+import { count, moment, named } from '../format.js';
 import { whileSeen } from '../repeat.js';
 
 export const title = 'Refusals';
@@ -54,7 +54,7 @@ export function show({ api, root, query }) {
       [{ name: 'When' }, { name: 'What', minor: true }, { name: 'Why', long: true }, { name: 'User', long: true }, { name: 'Address', minor: true }, { name: 'Node', minor: true }],
       meant.map(({ at, what, cause, user, remote, node, session }) => [
         moment(at), pill('plain', what), cause,
-        user ? h('a', { href: `#sessions?search=${encodeURIComponent(user)}`, 'data-key': JSON.stringify([node, at, user, session]) }, user) : '–', remote ? h('code', {}, remote) : '–', h('code', {}, node)]),
+        user ? h('a', { href: `#sessions?search=${encodeURIComponent(user)}`, 'data-key': JSON.stringify([node, at, user, session]) }, named(user)) : '–', remote ? h('code', {}, remote) : '–', h('code', {}, node)]),
       text ? 'No refusal has that in it.' : 'Nobody was refused since the nodes started.'));
     const counts = new Map();
     for (const { metric, reason, count } of answer.nodes.flatMap((node) => node.reasons)) {

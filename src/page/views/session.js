@@ -3,7 +3,7 @@
 import { ask, reasonInput, tell } from '../dialog.js';
 import { check, command, facts, field, h, redraw, status, table } from '../dom.js';
 import { path } from '../api.js';
-import { bytes, count, duration, moment, plural, shortfall } from '../format.js';
+import { bytes, count, duration, moment, named, plural, shortfall } from '../format.js';
 import { whileSeen } from '../repeat.js';
 
 const EVERY = 2_000; // milliseconds
@@ -28,7 +28,7 @@ export function showSession({ api, id, kick, ban, onclose }) {
 
   async function about() {
     const session = await api.get(path('sessions', id));
-    title.textContent = session.user;
+    title.textContent = named(session.user);
     who.replaceChildren(facts(
       ['Session', h('code', {}, session.session)], ['Node', h('code', {}, session.node)], ['Address', session.remote && h('code', {}, session.remote)],
       ['Transport', session.transport], ['Status', status(session.status)],
@@ -104,14 +104,14 @@ export function kickDialog(api, session) {
   const reason = reasonInput();
   const all = h('input', { type: 'checkbox' });
   return ask({
-    title: `Kick ${session.user}?`,
+    title: `Kick ${named(session.user)}?`,
     text: 'Its client gets ERROR “kicked”, and the reason. It may log in again: ban it if it should not.',
     fields: [field('Reason, for the client', reason), check('All sessions of this user, on all nodes', all)],
     button: 'Kick',
     act: async () => {
       const where = all.checked ? path('users', session.user, 'sessions') : path('sessions', session.session);
       const outcome = await api.delete(where, { reason: reason.value });
-      tell(`${plural(outcome.hits, 'session')} of ${session.user} told to end.${shortfall(outcome)}`);
+      tell(`${plural(outcome.hits, 'session')} of ${named(session.user)} told to end.${shortfall(outcome)}`);
     },
   });
 }
@@ -124,14 +124,14 @@ export function banDialog(api, what) {
   const reason = reasonInput();
   const time = h('select', {}, TIMES.map(([text, value]) => h('option', { value }, text)));
   return ask({
-    title: `Ban ${{ user: 'the user', address: 'the address', device_id: 'the device' }[kind]} ${name}?`,
+    title: `Ban ${{ user: 'the user', address: 'the address', device_id: 'the device' }[kind]} ${named(name)}?`,
     text: 'Its sessions end now, on all nodes, and it is kept out.',
     fields: [field('How long', time), field('Reason', reason, 'Sessions that end are told; so are banned addresses and devices.')],
     button: 'Ban',
     act: async () => {
       const seconds = time.value ? Number(time.value) : undefined;
       const outcome = await api.post('/api/v1/bans', { ...what, seconds, reason: reason.value });
-      tell(`${name} is banned on ${outcome.reach === 'all_nodes' ? 'all nodes' : 'this node only'}; ${plural(outcome.hits, 'session')} ended.${shortfall(outcome)}`);
+      tell(`${named(name)} is banned on ${outcome.reach === 'all_nodes' ? 'all nodes' : 'this node only'}; ${plural(outcome.hits, 'session')} ended.${shortfall(outcome)}`);
     },
   });
 }

@@ -1,7 +1,7 @@
 // Sessions on all nodes: found, looked at, and ended. A page of them at a time, however many there are.
 
 import { h, redraw, status, table } from '../dom.js';
-import { ago, count, moment } from '../format.js';
+import { ago, count, moment, named } from '../format.js';
 import { banDialog, kickDialog, showSession } from './session.js';
 
 export const title = 'Sessions';
@@ -65,14 +65,14 @@ export function show({ api, root, about, query }) {
       { name: 'Node', minor: true }, { name: 'Here for', number: true }, ...(mayKick ? [{ name: 'Actions', hidden: true }] : []),
     ];
     const rows = sessions.map((session) => [
-      h('button', { type: 'button', class: 'link', 'data-key': `open ${session.session}`, onclick: () => open(session.session) }, session.user),
+      h('button', { type: 'button', class: 'link', 'data-key': `open ${session.session}`, onclick: () => open(session.session) }, named(session.user)),
       status(session.status),
       h('code', {}, session.remote ?? '–'),
       [session.device_type, session.device_id].filter(Boolean).join(' · ') || '–',
       session.transport,
       h('code', {}, session.node),
       h('span', { title: moment(session.since) }, ago(session.since)),
-      ...(mayKick ? [h('button', { type: 'button', class: 'quiet small', 'data-key': `kick ${session.session}`, 'aria-label': `Kick ${session.user}, ${session.session}`, onclick: () => kick(session) }, 'Kick')] : []),
+      ...(mayKick ? [h('button', { type: 'button', class: 'quiet small', 'data-key': `kick ${session.session}`, 'aria-label': `Kick ${named(session.user)}, ${session.session}`, onclick: () => kick(session) }, 'Kick')] : []),
     ]);
     redraw(list, table('Sessions', columns, rows, pages.length > 1 ? 'No session is left on this page.' : text ? `No session has “${text}” in its user, address, device or id.` : 'Nobody is connected.'));
   }
