@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     broker::{Confirm, Properties},
+    hub::Told,
     messaging::{self, KeyAdmitted, Keys, Once, Sequence, SequenceName, mark_duplicate},
 };
 
@@ -33,6 +34,15 @@ pub(super) struct Ticket {
 enum Of {
     Number(u64),
     Key(Keys, Box<str>),
+}
+
+/// What the RECEIPT of such a message says: its key. So its client knows that keys count here; of
+/// numbers CONNECTED tells.
+pub(super) fn receipt(asked: &Once) -> Option<Told> {
+    match asked {
+        Once::Number(_) => None,
+        Once::Key(key) => Some(Told::from([(numbering::KEY, key.clone())])),
+    }
 }
 
 /// The last number of which the client had the receipt, if its CONNECT asks for its sequence.

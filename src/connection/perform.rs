@@ -495,13 +495,19 @@ async fn hand_over(
         let waited = tokio::time::timeout(patience, memory.enough()).await;
         waited.map_err(|_| Problem::Overloaded)?;
     }
-    let mut once = None;
+    let (mut once, mut told) = (None, None);
     if let [Task::Publish(sending, _)] = &mut *tasks
         && let Some(asked) = sending.once.take()
     {
+        told = once::receipt(&asked);
         match once::admit(context, identity, asked).await? {
             once::Admitted::Publish(ticket) => once = Some(ticket),
-            once::Admitted::Repeat(confirms) => return Ok(Handed::repeat(confirms)),
+            once::Admitted::Repeat(confirms) => {
+                return Ok(Handed {
+                    told,
+                    ..Handed::repeat(confirms)
+                });
+            }
         }
     }
     settling::check(&tasks)?;
@@ -513,7 +519,7 @@ async fn hand_over(
         is_repeat: false,
         declared: Vec::new(),
         replies: Vec::new(),
-        told: None,
+        told,
         heard: None,
     };
     let mut answered = 0;

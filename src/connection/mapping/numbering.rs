@@ -11,8 +11,8 @@ use crate::{
 
 /// The number of a SEND; and, in CONNECT, the last one of which the client had the receipt.
 pub(crate) const NUMBER: &str = "client-seq";
-/// The key of a SEND.
-pub(super) const KEY: &str = "idempotency-key";
+/// The key of a SEND; and, in its RECEIPT, that it is remembered.
+pub(crate) const KEY: &str = "idempotency-key";
 
 /// The property that bears the message's name; a client may set it.
 const MESSAGE_ID: &str = "amqp-message-id";
