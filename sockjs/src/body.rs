@@ -11,9 +11,13 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use crate::receive::FrameStream;
+use crate::{receive::FrameStream, session::Delivery};
 
 /// The body of an answer: whole, or frame after frame.
+///
+/// One [that is lasting](Body::is_lasting) stands for its client: until it is dropped, the client is
+/// there. hyper drops it when it has taken the last frame; a server that writes it by itself drops
+/// it when all is written, and has to bound the time for that.
 #[derive(Debug, Default)]
 pub struct Body(Kind);
 
@@ -34,6 +38,16 @@ impl Body {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         matches!(self.0, Kind::Frames(_))
+    }
+
+    /// The way by which a server that writes a [lasting](Body::is_lasting) body by itself tells that
+    /// it could not write all of it. `None`: no session minds.
+    #[must_use]
+    pub fn delivery(&self) -> Option<Delivery> {
+        match &self.0 {
+            Kind::Whole(_) => None,
+            Kind::Frames(frames) => frames.delivery(),
+        }
     }
 
     /// The same, once it has the frame that a polling request waits for: its length is known then.

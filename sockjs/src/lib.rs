@@ -58,7 +58,7 @@ pub use budget::{Budget, Claim};
 pub use channel::{Channel, ChannelError, Payload, Unfinished};
 pub use options::{Options, Transport};
 pub use service::SockJs;
-pub use session::{Seat, SharedSession};
+pub use session::{Delivery, Seat, SharedSession};
 pub use sessions::{SessionQuery, Sessions};
 pub use websocket::{HyperSocket, WebSocket};
 

@@ -12,7 +12,7 @@ use hyper::body::Frame as BodyFrame;
 use crate::{
     Body,
     protocol::format::Format,
-    session::{Receiver, SentFrame, SharedSession},
+    session::{Delivery, Receiver, SentFrame, SharedSession},
 };
 
 /// An answer that carries frames.
@@ -40,6 +40,7 @@ pub(crate) fn receive(
         prelude: format.prelude(),
         format,
         source,
+        is_over: false,
         left: if is_streaming { limit } else { 0 },
         sent,
     };
@@ -51,12 +52,15 @@ pub(crate) fn receive(
 }
 
 /// The body of an answer that carries frames: the prelude, and frame after frame, or one frame. If
-/// the client breaks it off, the server drops it, and the session learns it.
+/// the client breaks it off, the server drops it, and the session learns it. After the last frame it
+/// is kept until the server has written it: so long the client is there.
 #[derive(Debug)]
 pub(crate) struct FrameStream {
     prelude: Option<String>,
     format: Format,
     source: Source,
+    /// Whether all of it was taken.
+    is_over: bool,
     /// Bytes of frames until it ends.
     left: usize,
     sent: fn(usize),
@@ -67,7 +71,6 @@ enum Source {
     Session(Receiver),
     /// This frame alone.
     Frame(String),
-    Over,
 }
 
 impl FrameStream {
@@ -78,7 +81,15 @@ impl FrameStream {
 
     /// Whether all of it was taken.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.source, Source::Over)
+        self.is_over
+    }
+
+    /// `None`: it does not receive.
+    pub(crate) fn delivery(&self) -> Option<Delivery> {
+        match &self.source {
+            Source::Session(receiver) => Some(receiver.delivery()),
+            Source::Frame(_) => None,
+        }
     }
 
     pub(crate) fn poll_frame(
@@ -89,21 +100,23 @@ impl FrameStream {
             (self.sent)(prelude.len());
             return Poll::Ready(Some(Ok(BodyFrame::data(prelude.into()))));
         }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         let (frame, is_last) = match &mut self.source {
             Source::Session(receiver) => match ready!(receiver.poll_frame(context)) {
                 SentFrame::More(frame) => (frame, false),
                 SentFrame::Last(frame) => (frame, true),
             },
             Source::Frame(frame) => (std::mem::take(frame), true),
-            Source::Over => return Poll::Ready(None),
         };
         let wrapped = self.format.wrap(&frame);
         (self.sent)(wrapped.len());
         self.left = self.left.saturating_sub(wrapped.len());
         if is_last || self.left == 0 {
-            let source = std::mem::replace(&mut self.source, Source::Over);
-            if let Source::Session(receiver) = source {
-                receiver.finish();
+            self.is_over = true;
+            if let Source::Session(receiver) = &mut self.source {
+                receiver.leave();
             }
         }
         Poll::Ready(Some(Ok(BodyFrame::data(wrapped.into()))))

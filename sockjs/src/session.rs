@@ -97,12 +97,14 @@ impl SharedSession {
     /// The request is answered by this one frame instead, for another one receives.
     pub(crate) fn receive(self: &Arc<Self>) -> Result<Receiver, String> {
         let mut ends = self.ends.lock();
-        ends.state.attach(now(), self.timing)?;
+        let number = ends.state.attach(now(), self.timing)?;
         // The application's timer can rest.
         ends.wake_application();
         drop(ends);
         Ok(Receiver {
-            shared: Some(Arc::clone(self)),
+            shared: Arc::clone(self),
+            number,
+            is_leaving: false,
             timer: None,
         })
     }
@@ -279,11 +281,14 @@ impl Drop for Seat {
     }
 }
 
-/// A request that receives. Dropped before [`Receiver::finish`], it was interrupted: the session
-/// ends, for the last frames may not have arrived.
+/// A request that receives. Dropped before [`Receiver::leave`], it was interrupted: the session
+/// ends, for the last frames may not have arrived. Dropped later, its answer is written.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    shared: Option<Arc<SharedSession>>,
+    shared: Arc<SharedSession>,
+    number: u32,
+    /// Whether it has its last frame.
+    is_leaving: bool,
     /// For heart-beats.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -300,9 +305,7 @@ pub(crate) enum SentFrame {
 impl Receiver {
     /// The next frame.
     pub(crate) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<SentFrame> {
-        let Some(shared) = &self.shared else {
-            return Poll::Pending;
-        };
+        let Self { shared, timer, .. } = self;
         loop {
             let mut ends = shared.ends.lock();
             let due = match ends.state.next(now(), shared.timing) {
@@ -318,27 +321,52 @@ impl Receiver {
             };
             ends.receiver = Some(context.waker().clone());
             drop(ends);
-            if poll_timer(&mut self.timer, due, context).is_pending() {
+            if poll_timer(timer, due, context).is_pending() {
                 return Poll::Pending;
             }
         }
     }
 
-    /// The request has its answer; another one may receive.
-    pub(crate) fn finish(mut self) {
-        if let Some(shared) = self.shared.take() {
-            let mut ends = shared.ends.lock();
-            ends.state.detach(now());
-            ends.wake_application();
+    /// The request has all of its answer, which is still to be written; another one may receive.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+        self.timer = None;
+        self.shared.ends.lock().state.leave();
+    }
+
+    pub(crate) fn delivery(&self) -> Delivery {
+        Delivery {
+            session: Arc::clone(&self.shared),
+            number: self.number,
         }
     }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
-            shared.end(|state| state.interrupt(now()));
+        if self.is_leaving {
+            let mut ends = self.shared.ends.lock();
+            ends.state.left(self.number, now());
+            // The time that the client may be away begins.
+            ends.wake_application();
+        } else {
+            self.shared.end(|state| state.interrupt(now()));
         }
+    }
+}
+
+/// The way of an answer with frames to its client: see [`Body::delivery`](crate::Body::delivery).
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    session: Arc<SharedSession>,
+    number: u32,
+}
+
+impl Delivery {
+    /// The answer could not be written, though its last frame was taken. The session ends at once,
+    /// unless its client has begun to receive again.
+    pub fn failed(&self) {
+        self.session.end(|state| state.fail(self.number, now()));
     }
 }
 
@@ -494,11 +522,13 @@ mod tests {
         net::{IpAddr, Ipv4Addr},
     };
 
+    use http_body_util::BodyExt as _;
     use tokio::time::timeout;
 
     use super::*;
     use crate::{
         Options,
+        protocol::format::Format,
         send::SendError,
         sessions::{Found, SessionQuery},
     };
@@ -506,9 +536,16 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn open(max_waiting: usize) -> (Arc<SharedSession>, HttpSession) {
+        open_with(max_waiting, 10 * LONG)
+    }
+
+    fn open_with(
+        max_waiting: usize,
+        disconnect_delay: Duration,
+    ) -> (Arc<SharedSession>, HttpSession) {
         let sessions = Sessions::new(&Options {
             max_waiting,
-            disconnect_delay: 10 * LONG,
+            disconnect_delay,
             ..Options::at("/echo")
         });
         let query = SessionQuery {
@@ -722,6 +759,63 @@ mod tests {
         drop(session);
         timeout(LONG, last).await.unwrap().unwrap();
         assert!(shared.turn().await.is_none());
+    }
+
+    /// The body of the answer to a polling request, and its frame.
+    async fn poll_frame(shared: &Arc<SharedSession>) -> (crate::Body, Bytes) {
+        let answer = crate::receive::receive(shared, Format::XhrPolling, 0, |_| ());
+        let mut body = answer.body;
+        let frame = body.frame().await.unwrap().unwrap();
+        (body, frame.into_data().unwrap())
+    }
+
+    /// Whether the application's end is over, without waiting.
+    async fn has_ended(session: &mut HttpSession) -> bool {
+        let polled = poll_fn(|context| Poll::Ready(session.poll_receive(context))).await;
+        matches!(polled, Poll::Ready(Ok(None)))
+    }
+
+    /// A slow link is no absence.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_there_until_its_answer_is_written() {
+        const AWAY: Duration = Duration::from_secs(6);
+        let (shared, mut session) = open_with(10, Duration::from_secs(5));
+        let (opened, frame) = poll_frame(&shared).await;
+        assert_eq!(frame, "o\n");
+        drop(opened);
+        session.send(Payload::text("x"));
+        let (body, frame) = poll_frame(&shared).await;
+        assert_eq!(frame, "a[\"x\"]\n");
+        session.send(Payload::text("y"));
+        for _ in 0..2 {
+            assert!(!has_ended(&mut session).await);
+            time::advance(AWAY).await;
+        }
+        drop(body);
+        assert!(!has_ended(&mut session).await);
+        let (body, frame) = poll_frame(&shared).await;
+        assert_eq!(frame, "a[\"y\"]\n");
+        drop(body);
+        assert!(!has_ended(&mut session).await);
+        time::advance(AWAY).await;
+        assert!(has_ended(&mut session).await);
+    }
+
+    /// Its frame was taken, and is lost.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_written_ends_the_session() {
+        let (shared, mut session) = open(10);
+        let (opened, _) = poll_frame(&shared).await;
+        session.send(Payload::text("x"));
+        let (body, _) = poll_frame(&shared).await;
+        // The client has asked again, so it has the first answer.
+        opened.delivery().unwrap().failed();
+        assert!(!has_ended(&mut session).await);
+        body.delivery().unwrap().failed();
+        assert!(has_ended(&mut session).await);
+        drop(body);
+        let (_, frame) = poll_frame(&shared).await;
+        assert_eq!(frame, "c[1002,\"Connection interrupted\"]\n");
     }
 
     /// However long the session would have waited for its client.

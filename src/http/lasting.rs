@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use hyper::{Version, body::Body as _, header};
+use sockjs_server::Delivery;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
@@ -31,7 +32,10 @@ const CHUNK_FRAME: usize = 16;
 pub(super) struct Lasting {
     /// The status line and the headers that do not depend on the body, until they are sent.
     head: Vec<u8>,
+    /// Dropped when all of it is written: until then its session knows that the client is there.
     body: BoxBody<Bytes, warp::Error>,
+    /// Until it is written: the session learns if it was not.
+    delivery: Option<Delivery>,
     framing: Framing,
     /// Whether the connection ends with it.
     is_last: bool,
@@ -55,7 +59,12 @@ enum Framing {
 
 impl Lasting {
     /// `is_last`: the connection ends with it, as the client wishes.
-    pub(super) fn new(answer: HttpAnswer, version: Version, is_last: bool) -> Self {
+    pub(super) fn new(
+        answer: HttpAnswer,
+        delivery: Option<Delivery>,
+        version: Version,
+        is_last: bool,
+    ) -> Self {
         let (mut parts, body) = answer.into_parts();
         let is_old = version < Version::HTTP_11;
         let is_last = is_last || is_old || says_close(&parts.headers);
@@ -78,6 +87,7 @@ impl Lasting {
         Self {
             head,
             body,
+            delivery,
             framing,
             is_last,
             is_over: false,
@@ -100,6 +110,7 @@ impl Lasting {
             self.poll_write(stream, place, context)
         })
         .await?;
+        self.delivery = None;
         Ok(!self.is_last)
     }
 
@@ -211,6 +222,15 @@ impl Lasting {
     fn line(&mut self, line: Arguments<'_>) {
         // A buffer takes everything.
         let _ = write!(self.out, "{line}\r\n");
+    }
+}
+
+/// The client is gone, or was given up: the system may have some of its bytes, and not the rest.
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        if let Some(delivery) = &self.delivery {
+            delivery.failed();
+        }
     }
 }
 

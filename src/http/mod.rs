@@ -123,11 +123,7 @@ impl PublicServer {
             let request = request.map(|body| WatchedBody::new(body, place));
             // On the heap, so that a client with a WebSocket keeps no room for it.
             let begun = sockjs.begin_with::<WebSocketLink<S>, _, _>(gateway, request, client);
-            let mut answer = Box::pin(begun).await;
-            if answer.body().is_lasting() {
-                answer.extensions_mut().insert(TakesItsTime);
-            }
-            return boxed(answer);
+            return of_sockjs(Box::pin(begun).await);
         }
         let sought = is_client(path, request.headers()).then(|| path.to_owned());
         let answer = route(&self.routes, request).await;
@@ -165,6 +161,15 @@ impl PublicServer {
         let serve = move |link: WebSocketLink<S>| gateway.serve(link, place);
         boxed(switch(&mut request, patience, grant, size, serve))
     }
+}
+
+/// An answer of SockJS, which may take its time.
+fn of_sockjs(mut answer: Response<Body>) -> HttpAnswer {
+    if answer.body().is_lasting() {
+        let delivery = answer.body().delivery();
+        answer.extensions_mut().insert(TakesItsTime(delivery));
+    }
+    boxed(answer)
 }
 
 fn boxed(answer: Response<Body>) -> HttpAnswer {

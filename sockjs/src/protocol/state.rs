@@ -19,6 +19,8 @@ pub(crate) struct SessionState {
     /// Whether the client was sent the opening frame.
     is_opened: bool,
     receiving: Receiving,
+    /// Requests that have received until now: the number of the last one.
+    receivers: u32,
     /// Messages for the client, as JSON, with commas between them.
     out: String,
     /// Messages of the client, which the application has not received.
@@ -44,8 +46,15 @@ enum Stage {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Receiving {
-    Nobody { since: Instant },
-    Somebody { next_heartbeat: Instant },
+    Nobody {
+        since: Instant,
+    },
+    Somebody {
+        next_heartbeat: Instant,
+    },
+    /// A request has taken its last frame, and its answer is still being written. Another one may
+    /// receive; but the client need not ask for more before it has this.
+    Leaving,
 }
 
 /// The times that govern a session.
@@ -84,6 +93,7 @@ impl SessionState {
             stage: Stage::Open,
             is_opened: false,
             receiving: Receiving::Nobody { since: now },
+            receivers: 0,
             out: String::new(),
             inbox: VecDeque::new(),
             waiting: 0,
@@ -93,11 +103,11 @@ impl SessionState {
         }
     }
 
-    /// A request that receives begins.
+    /// A request that receives begins, and gets its number.
     ///
     /// # Errors
     /// The request is answered by this one frame instead.
-    pub(crate) fn attach(&mut self, now: Instant, timing: Timing) -> Result<(), String> {
+    pub(crate) fn attach(&mut self, now: Instant, timing: Timing) -> Result<u32, String> {
         if let Receiving::Somebody { .. } = self.receiving {
             return Err(match &self.stage {
                 Stage::Closed { frame, .. } => frame.to_string(),
@@ -107,7 +117,8 @@ impl SessionState {
         self.receiving = Receiving::Somebody {
             next_heartbeat: later(now, timing.heartbeat),
         };
-        Ok(())
+        self.receivers = self.receivers.wrapping_add(1);
+        Ok(self.receivers)
     }
 
     #[cfg(test)]
@@ -118,6 +129,26 @@ impl SessionState {
     /// The request that received has ended as it should.
     pub(crate) fn detach(&mut self, now: Instant) {
         self.receiving = Receiving::Nobody { since: now };
+    }
+
+    /// The request that receives has taken its last frame; its answer is not written yet.
+    pub(crate) fn leave(&mut self) {
+        self.receiving = Receiving::Leaving;
+    }
+
+    /// The answer of the request that was leaving is written.
+    pub(crate) fn left(&mut self, number: u32, now: Instant) {
+        if self.receivers == number && self.receiving == Receiving::Leaving {
+            self.detach(now);
+        }
+    }
+
+    /// The answer of a request could not be written. A client that has begun to receive again has
+    /// got it.
+    pub(crate) fn fail(&mut self, number: u32, now: Instant) {
+        if self.receivers == number {
+            self.interrupt(now);
+        }
     }
 
     /// The request that received broke off: frames on their way may be lost.
@@ -145,7 +176,9 @@ impl SessionState {
                 Next::Frame(frame::HEARTBEAT.to_owned())
             }
             Receiving::Somebody { next_heartbeat } => Next::Wait(*next_heartbeat),
-            Receiving::Nobody { .. } => Next::Wait(later(now, timing.heartbeat)),
+            Receiving::Nobody { .. } | Receiving::Leaving => {
+                Next::Wait(later(now, timing.heartbeat))
+            }
         }
     }
 
@@ -414,6 +447,31 @@ mod tests {
             assert_eq!(case.state.deadline(TIMING), None);
         }
         assert_eq!(case.state.receive(), Received::Nothing);
+    }
+
+    /// However long a slow client takes.
+    #[test]
+    fn a_client_that_is_still_reading_is_there() {
+        let mut case = Case::open();
+        case.state.send("last of this answer");
+        case.state.leave();
+        case.state.send("first of the next");
+        case.pass(seconds(60));
+        assert_eq!(case.state.deadline(TIMING), None);
+        assert_eq!(case.state.receive(), Received::Nothing);
+        case.state.left(1, case.now);
+        assert_eq!(case.state.deadline(TIMING), Some(case.now + seconds(5)));
+        case.attach();
+        case.next();
+        // A fast one asks again before the server knows that all is written.
+        case.state.leave();
+        case.attach();
+        case.state.left(2, case.now);
+        case.state.fail(2, case.now);
+        assert!(case.state.has_receiver() && !case.state.is_gone());
+        case.state.leave();
+        case.state.fail(3, case.now);
+        assert_eq!(case.state.receive(), Received::End);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use sockjs_server::Delivery;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     time::timeout,
@@ -35,9 +36,10 @@ use crate::telemetry;
 /// The longest head of a request, in bytes: cookies can be long.
 pub(super) const MAX_HEAD: usize = 32 * 1024;
 
-/// An extension of an answer: its body takes its time, so hyper shall not wait for it.
-#[derive(Clone, Copy)]
-pub(super) struct TakesItsTime;
+/// An extension of an answer: its body takes its time, so hyper shall not wait for it. It is told if
+/// the body could not be written.
+#[derive(Clone)]
+pub(super) struct TakesItsTime(pub(super) Option<Delivery>);
 
 /// Serves HTTP on one stream. `patience` bounds how long a request's head may take, and how long
 /// the stream may rest between requests; `write_timeout`, how long a client may leave its answers
@@ -105,8 +107,11 @@ where
         async move {
             let mut answered = answering.await;
             let takes_time = answered.extensions_mut().remove::<TakesItsTime>();
-            if takes_time.is_some() && place.requests.is_read() {
-                let lasting = Lasting::new(answered, version, place.requests.is_last());
+            if let Some(TakesItsTime(delivery)) = takes_time
+                && place.requests.is_read()
+            {
+                let is_last = place.requests.is_last();
+                let lasting = Lasting::new(answered, delivery, version, is_last);
                 *handed_over.lock() = Some(lasting);
                 place.requests.hand_over();
                 // hyper is dropped as soon as its earlier answers are written.

@@ -1,8 +1,13 @@
 //! One connection in memory, and a service whose long answers are made by hand.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::{Response, header::HeaderValue};
+use sockjs_server::{
+    Application, Channel, HyperSocket, Opening, Options, Payload, Refusal, SessionQuery, SockJs,
+};
 use tokio::{
     io::{AsyncReadExt as _, DuplexStream, duplex},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -11,6 +16,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::http::of_sockjs;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -84,7 +90,7 @@ impl Case {
                 .headers_mut()
                 .insert("x-is", HeaderValue::from_static("here"));
             if let "/long" | "/one" = &*path {
-                answer.extensions_mut().insert(TakesItsTime);
+                answer.extensions_mut().insert(TakesItsTime(None));
             }
             std::future::ready(answer)
         };
@@ -276,6 +282,67 @@ async fn a_client_that_goes_ends_its_answer() {
         timeout(2 * WRITE_TIMEOUT, says.closed()).await.unwrap();
         assert_eq!(begun.elapsed().as_secs(), WRITE_TIMEOUT.as_secs());
     }
+}
+
+/// Says much to each client, and hears it.
+struct Talks;
+
+const MUCH: usize = 128 * 1024;
+
+impl Application for Talks {
+    type Caller = SocketAddr;
+    type Place = ();
+
+    fn admit(&self, _: Opening<'_, SocketAddr>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn serve<C: Channel>(&self, mut channel: C, (): ()) {
+        tokio::spawn(async move {
+            channel.send(Payload::text(&"x".repeat(MUCH)));
+            let _ = channel.flush().await;
+            while let Ok(Some(_)) = channel.receive().await {}
+        });
+    }
+}
+
+/// An answer without hyper is its client's presence until it is written, and a hole if it is not.
+#[tokio::test(start_paused = true)]
+async fn a_session_learns_what_became_of_its_answer() {
+    let sockjs = Arc::new(SockJs::new(Options::at("/s")));
+    let (mut client, stream) = duplex(64 * 1024);
+    let service = Arc::clone(&sockjs);
+    let answer = move |request: Request<Incoming>| {
+        let sockjs = Arc::clone(&service);
+        async move {
+            let from = SocketAddr::from(([127, 0, 0, 1], 1));
+            let talks = Arc::new(Talks);
+            let begun = sockjs.begin_with::<HyperSocket, _, _>(&talks, request, from);
+            of_sockjs(begun.await)
+        }
+    };
+    let serving = serve(stream, PATIENCE, WRITE_TIMEOUT, Arc::default(), answer);
+    tokio::spawn(serving);
+    let poll = b"POST /s/0/a/xhr HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    let mut some = [0; 4096];
+    client.write_all(poll).await.unwrap();
+    let count = client.read(&mut some).await.unwrap();
+    assert!(some[..count].ends_with(b"\r\n\r\no\n"));
+    let query = SessionQuery {
+        id: "a",
+        address: None,
+        identity: None,
+    };
+    let session = sockjs.sessions().find(query).unwrap();
+    client.write_all(poll).await.unwrap();
+    client.read_exact(&mut some).await.unwrap();
+    // Longer than a session waits for a client that is away.
+    sleep(WRITE_TIMEOUT / 2).await;
+    assert!(!session.is_over());
+    client.read_exact(&mut some).await.unwrap();
+    drop(client);
+    sleep(Duration::from_millis(1)).await;
+    assert!(session.is_over());
 }
 
 #[tokio::test(start_paused = true)]
