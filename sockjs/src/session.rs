@@ -235,6 +235,7 @@ pub(crate) struct Turn<'a> {
 impl Turn<'_> {
     /// Hands the messages in a payload to the application, once it has received most of those
     /// before. After the session's end they are dropped, as on a socket. `claim` is the payload's.
+    /// Dropped while it waits, it ends the session.
     ///
     /// # Errors
     /// [`Undecodable`].
@@ -253,11 +254,25 @@ impl Turn<'_> {
         drop(claim);
         let most = self.shared.max_waiting;
         let has_room = |state: &SessionState| state.has_room(most) || state.is_closed();
+        let mut untaken = Untaken(Some(self.shared));
         self.shared.wait(has_room).await;
+        untaken.0 = None;
         let mut ends = self.shared.ends.lock();
         ends.state.take_in(messages);
         ends.wake_application();
         Ok(())
+    }
+}
+
+/// Messages that came whole and wait for room. If their request is gone before, they are lost: the
+/// next ones would be joined to what came before these.
+struct Untaken<'a>(Option<&'a SharedSession>);
+
+impl Drop for Untaken<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.end(SessionState::miss);
+        }
     }
 }
 
@@ -759,6 +774,18 @@ mod tests {
         drop(session);
         timeout(LONG, last).await.unwrap().unwrap();
         assert!(shared.turn().await.is_none());
+    }
+
+    /// A form in an iframe does not even learn that its request broke off.
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_are_lost_while_they_wait_end_the_session() {
+        let (shared, mut session) = open(10);
+        send(&shared, "first").await.unwrap();
+        let second = timeout(LONG, send(&shared, "second"));
+        assert!(second.await.is_err());
+        assert!(shared.is_over());
+        assert_eq!(heard(&mut session).await, "first");
+        assert!(has_ended(&mut session).await);
     }
 
     /// The body of the answer to a polling request, and its frame.

@@ -293,6 +293,13 @@ impl SessionState {
         }
     }
 
+    /// Messages of the client are lost, and it may send more: that would not fit to those before.
+    pub(crate) fn miss(&mut self) {
+        if !self.is_closed() {
+            self.end_without_client();
+        }
+    }
+
     fn end_without_client(&mut self) {
         self.is_gone = true;
         self.out = String::new();
