@@ -52,9 +52,30 @@ pub(crate) fn is_form(headers: &HeaderMap) -> bool {
         .eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
-/// Hands the messages in a request's body to the session. `patience` bounds how long each part of
-/// the body may take; `received` counts bytes. A session that is over takes nothing: its client
-/// learns the reason where it receives.
+/// How long a request that sends may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// For each part of its body, and for room.
+    pub(crate) patience: Duration,
+    /// Whether its connection counts as the session's. The session has few of them, and they wait
+    /// for as long as the application does not receive.
+    pub(crate) has_seat: bool,
+}
+
+impl Pace {
+    /// Waits for the session. Without a seat not for ever: a client can open any number of
+    /// connections.
+    async fn wait<T>(self, session: impl Future<Output = T>) -> Result<T, SendError> {
+        if self.has_seat {
+            return Ok(session.await);
+        }
+        let waited = timeout(self.patience, session).await;
+        waited.map_err(|_| SendError::TooSlow)
+    }
+}
+
+/// Hands the messages in a request's body to the session. `received` counts bytes. A session that is
+/// over takes nothing: its client learns the reason where it receives.
 ///
 /// # Errors
 /// [`SendError`].
@@ -62,13 +83,13 @@ pub(crate) async fn send<B>(
     session: &Arc<SharedSession>,
     body: B,
     is_form: bool,
-    patience: Duration,
+    pace: Pace,
     received: fn(usize),
 ) -> Result<(), SendError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let Some(turn) = session.turn().await else {
+    let Some(turn) = pace.wait(session.turn()).await? else {
         return Ok(());
     };
     let most = session.max_request_size();
@@ -80,7 +101,7 @@ where
     };
     let reading = Reading {
         most,
-        patience,
+        pace,
         received,
         session,
     };
@@ -94,9 +115,9 @@ where
         let value = parameter(form, &["d"]).ok_or(Undecodable::NoMessages)?;
         let decoded = form_decoded(value);
         drop(body);
-        turn.send(&decoded, claim).await?;
+        pace.wait(turn.send(&decoded, claim)).await??;
     } else {
-        turn.send(&body, claim).await?;
+        pace.wait(turn.send(&body, claim)).await??;
     }
     Ok(())
 }
@@ -105,7 +126,7 @@ where
 struct Reading<'a> {
     /// Its most bytes.
     most: usize,
-    patience: Duration,
+    pace: Pace,
     received: fn(usize),
     session: &'a SharedSession,
 }
@@ -118,10 +139,11 @@ impl Reading<'_> {
     {
         let announced = body.size_hint().exact();
         let announced = announced.and_then(|size| usize::try_from(size).ok());
+        let patience = self.pace.patience;
         // A claim, and since when there is one.
         let (mut read, mut claim) = (Vec::new(), None::<(Box<dyn Claim>, Instant)>);
         loop {
-            let part = timeout(self.patience, body.frame());
+            let part = timeout(patience, body.frame());
             let part = match part.await.map_err(|_| SendError::TooSlow)? {
                 None => return Ok((read, claim.map(|(claim, _)| claim))),
                 Some(part) => part.map_err(|_| SendError::BrokenOff)?,
@@ -134,7 +156,7 @@ impl Reading<'_> {
             (self.received)(part.len());
             self.session.hear();
             if let Some((claim, since)) = &claim {
-                let is_slow = Instant::now().duration_since(*since) >= self.patience;
+                let is_slow = Instant::now().duration_since(*since) >= patience;
                 if is_slow && claim.is_in_the_way() {
                     return Err(SendError::TooSlow);
                 }
@@ -167,7 +189,7 @@ impl Reading<'_> {
         let missing = size.saturating_sub(claim.bytes());
         let _held = self.session.hold();
         let growing = poll_fn(|context| claim.poll_grow(missing, context));
-        let grown = timeout(self.patience, growing).await;
+        let grown = timeout(self.pace.patience, growing).await;
         grown.map_err(|_| SendError::TooSlow)
     }
 }

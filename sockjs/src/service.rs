@@ -14,7 +14,8 @@ use crate::{
         format::Format,
         path::{self, Endpoint, Route},
     },
-    receive, send,
+    receive,
+    send::{self, Pace},
     session::SharedSession,
     sessions::Found,
     upgrade::{self, Grant, UpgradeError, switch},
@@ -165,11 +166,14 @@ impl SockJs {
                 let Some(session) = self.sessions.find(query) else {
                     return common.refuse(&no_session());
                 };
-                caller.joins(&session);
+                let has_seat = caller.joins(&session);
                 let is_form = endpoint == Endpoint::JsonpSend && send::is_form(headers);
-                let (patience, received) = (caller.patience(), self.options.received);
-                let body = request.into_body();
-                let sent = send::send(&session, body, is_form, patience, received).await;
+                let pace = Pace {
+                    patience: caller.patience(),
+                    has_seat,
+                };
+                let (body, received) = (request.into_body(), self.options.received);
+                let sent = send::send(&session, body, is_form, pace, received).await;
                 return match sent {
                     Ok(()) if endpoint == Endpoint::XhrSend => common.taken(),
                     Ok(()) => common.ok(),

@@ -283,6 +283,12 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// Whether it is one of this session's.
+    #[must_use]
+    pub fn is_at(&self, session: &Arc<SharedSession>) -> bool {
+        Arc::ptr_eq(&self.session, session)
+    }
+
     /// Whether the session has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -544,7 +550,7 @@ mod tests {
     use crate::{
         Options,
         protocol::format::Format,
-        send::SendError,
+        send::{Pace, SendError},
         sessions::{Found, SessionQuery},
     };
 
@@ -578,6 +584,13 @@ mod tests {
         let payload = format!("[\"{text}\"]");
         let turn = shared.turn().await.expect("it is open");
         turn.send(payload.as_bytes(), None).await
+    }
+
+    fn seated(patience: Duration) -> Pace {
+        Pace {
+            patience,
+            has_seat: true,
+        }
     }
 
     /// A body of which a part comes every four seconds.
@@ -632,7 +645,7 @@ mod tests {
         body: Slow,
         times: usize,
     ) -> Vec<bool> {
-        let sending = crate::send::send(shared, body, false, LONG, |_| ());
+        let sending = crate::send::send(shared, body, false, seated(LONG), |_| ());
         let mut sending = std::pin::pin!(sending);
         let mut heard = Vec::new();
         for _ in 0..times {
@@ -724,7 +737,7 @@ mod tests {
             session.set_budget(&|| Some(Arc::clone(&purse) as Arc<dyn Budget>));
             let body = Slow::new([vec!["[\""], vec!["x"; 18], vec!["\"]"]].concat());
             let begun = time::Instant::now();
-            let sent = crate::send::send(&shared, body, false, PATIENCE, |_| ()).await;
+            let sent = crate::send::send(&shared, body, false, seated(PATIENCE), |_| ()).await;
             let took = begun.elapsed().as_secs();
             if is_wanted {
                 assert!(matches!(sent, Err(SendError::TooSlow)));
@@ -744,7 +757,7 @@ mod tests {
         let purse = Arc::new(Purse::default());
         session.set_budget(&|| Some(Arc::clone(&purse) as Arc<dyn Budget>));
         let body = Slow::new(vec!["[\"x"]).announcing(600_000);
-        let sending = crate::send::send(&shared, body, false, LONG, |_| ());
+        let sending = crate::send::send(&shared, body, false, seated(LONG), |_| ());
         let begun = timeout(SLOW + Duration::from_secs(1), sending).await;
         assert!(begun.is_err(), "{begun:?}");
         let claimed = purse.claimed.load(Ordering::Relaxed);
@@ -774,6 +787,31 @@ mod tests {
         drop(session);
         timeout(LONG, last).await.unwrap().unwrap();
         assert!(shared.turn().await.is_none());
+    }
+
+    /// A client may open any number of connections for one session.
+    #[tokio::test(start_paused = true)]
+    async fn a_request_without_a_seat_waits_for_so_long() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let (shared, mut session) = open(10);
+        let sent = async |has_seat: bool| {
+            let pace = Pace {
+                has_seat,
+                ..seated(PATIENCE)
+            };
+            let body = Slow::new(vec!["[\"x\"]"]);
+            let sending = crate::send::send(&shared, body, false, pace, |_| ());
+            timeout(2 * LONG, sending).await
+        };
+        let turn = shared.turn().await.expect("it is open");
+        assert!(sent(true).await.is_err());
+        assert!(matches!(sent(false).await, Ok(Err(SendError::TooSlow))));
+        drop(turn);
+        // So it is where room is missing; then its messages are lost.
+        send(&shared, "first").await.unwrap();
+        assert!(matches!(sent(false).await, Ok(Err(SendError::TooSlow))));
+        assert_eq!(heard(&mut session).await, "first");
+        assert!(has_ended(&mut session).await);
     }
 
     /// A form in an iframe does not even learn that its request broke off.

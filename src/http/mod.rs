@@ -253,8 +253,10 @@ pub async fn serve_requests<T, F>(
                 let (answer, place) = (answer(request, client), Arc::clone(&at));
                 async move {
                     let mut answer = answer.await;
-                    // A client that found nothing here has no further business.
-                    if place.is_left_over() || answer.status() == StatusCode::NOT_FOUND {
+                    // A client that found nothing here has no further business, and one that waited
+                    // in vain keeps no place for its next try.
+                    let ends = [StatusCode::NOT_FOUND, StatusCode::REQUEST_TIMEOUT];
+                    if place.is_left_over() || ends.contains(&answer.status()) {
                         close(&mut answer);
                     }
                     answer

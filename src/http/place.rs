@@ -14,7 +14,7 @@ use hyper::{
     header,
 };
 use parking_lot::Mutex;
-use sockjs_server::Seat;
+use sockjs_server::{Seat, SharedSession};
 
 use super::HttpAnswer;
 use crate::node::{ClientAddress, Place, Stage};
@@ -49,6 +49,19 @@ impl HttpPlace {
         if let Some(place) = &*self.listener.lock() {
             place.set_stage(Stage::Idle);
         }
+    }
+
+    /// Has it take a seat at this session, if it has none there. Whether it has one now.
+    pub(super) fn sits_at(&self, session: &Arc<SharedSession>) -> bool {
+        let mut seat = self.seat.lock();
+        if seat.as_ref().is_some_and(|seat| seat.is_at(session)) {
+            return true;
+        }
+        let Some(free) = session.seat() else {
+            return false;
+        };
+        *seat = Some(free);
+        true
     }
 
     /// Whether its session is over: it counts as nobody's then, so its next answer is its last.

@@ -613,6 +613,40 @@ async fn no_connection_outlives_its_session() {
     }
 }
 
+/// Only the connections that count as the session's do so. The others have places of those who are
+/// to log in, at a stage that gives way to nobody who holds as many.
+#[tokio::test]
+async fn no_connection_waits_for_a_session_for_ever() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let server = server(10, PATIENCE).await;
+    let places = server.services.registry.places();
+    let mut receiver = polling(&server, "s").await;
+    let poll = post("s/xhr", "", "");
+    receiver.write_all(poll.as_bytes()).await.unwrap();
+    let mut sender = TcpStream::connect(server.address).await.unwrap();
+    say(&mut sender, "s", "[]").await;
+    // It sends for long, byte by byte, and has the turn meanwhile.
+    let head =
+        "POST /stomp/000/s/xhr_send HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\n\r\n[";
+    sender.write_all(head.as_bytes()).await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        others.push(stream);
+    }
+    let (mut ticks, mut most) = (tokio::time::interval(PATIENCE / 20), 0);
+    let waiting = async {
+        // One of them has the third seat.
+        while most < 4 || places.taken() > 0 {
+            most = most.max(places.taken());
+            let _ = sender.write_all(b" ").await;
+            ticks.tick().await;
+        }
+    };
+    timeout(TIMEOUT / 2, waiting).await.expect("they wait on");
+}
+
 #[tokio::test]
 async fn sockjs_has_the_bounds_of_a_web_socket() {
     let server = server(1, TIMEOUT).await;
