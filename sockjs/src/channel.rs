@@ -71,7 +71,8 @@ pub trait Channel: Send + Unpin + 'static {
     /// How many bytes were read since the last call, with those that are no message: of pings, of
     /// the transport's own frames, and of a message that is not whole. A channel that counts them
     /// may stop to read at some number until it is asked: then [`Channel::poll_receive`] is ready
-    /// with a message without bytes. `None`: it does not count, as those of this crate do not.
+    /// with a message without bytes. `None`: it does not count, as WebSockets of this crate do not.
+    /// A session over HTTP counts, and stops when it has been asked once.
     fn bytes_read(&mut self) -> Option<usize> {
         None
     }

@@ -154,7 +154,8 @@ impl Reading<'_> {
                 return Err(SendError::TooLarge(self.most));
             }
             (self.received)(part.len());
-            self.session.hear();
+            self.session.hear(part.len());
+            self.pace.wait(self.session.until_told()).await?;
             if let Some((claim, since)) = &claim {
                 let is_slow = Instant::now().duration_since(*since) >= patience;
                 if is_slow && claim.is_in_the_way() {

@@ -130,9 +130,24 @@ impl SharedSession {
         self.ends.lock().state.has_receiver()
     }
 
-    /// A part of a request came.
-    pub(crate) fn hear(&self) {
-        self.ends.lock().state.hear();
+    /// A part of a request came, of so many bytes.
+    pub(crate) fn hear(&self, bytes: usize) {
+        let mut ends = self.ends.lock();
+        ends.state.hear(bytes);
+        if ends.state.has_news() {
+            ends.wake_application();
+        }
+    }
+
+    /// Waits until the application has asked for most of the bytes that came, if it asks at all.
+    pub(crate) async fn until_told(&self) {
+        let most = self.max_waiting;
+        let is_told = move |state: &SessionState| !state.is_ahead(most) || state.is_closed();
+        if is_told(&self.ends.lock().state) {
+            return;
+        }
+        let _held = self.hold();
+        self.wait(is_told).await;
     }
 
     /// A request is not read for as long as this lives.
@@ -501,6 +516,12 @@ impl Channel for HttpSession {
         self.shared.ends.lock().state.was_heard()
     }
 
+    fn bytes_read(&mut self) -> Option<usize> {
+        let count = self.shared.ends.lock().state.bytes_read();
+        self.shared.changed.notify_waiters();
+        Some(count)
+    }
+
     fn set_budget(&mut self, budget: &dyn Fn() -> Option<Arc<dyn Budget>>) {
         if let Some(budget) = budget() {
             // The first one counts.
@@ -663,6 +684,44 @@ mod tests {
         let heard = heard_while_sending((&shared, &mut session), body, 6).await;
         assert_eq!(heard, [true; 6]);
         assert!(!session.was_heard());
+    }
+
+    /// They cost time, too: blanks, and messages without bytes.
+    #[tokio::test(start_paused = true)]
+    async fn all_bytes_of_a_request_are_told() {
+        let part: &'static str = " ".repeat(4 * 1024).leak();
+        let body = || Slow::new([vec!["["], vec![part; 6], vec!["]"]].concat());
+        let (shared, mut session) = open(8 * 1024);
+        session.set_max_message_size(100_000);
+        assert_eq!(session.bytes_read(), Some(0));
+        {
+            let sending = crate::send::send(&shared, body(), false, seated(LONG), |_| ());
+            let mut sending = std::pin::pin!(sending);
+            let mut told = 0;
+            loop {
+                tokio::select! {
+                    sent = sending.as_mut() => {
+                        sent.unwrap();
+                        break;
+                    }
+                    empty = heard(&mut session) => {
+                        assert_eq!(empty, "");
+                        told += session.bytes_read().unwrap();
+                    }
+                }
+            }
+            told += session.bytes_read().unwrap();
+            assert_eq!(told, 6 * part.len() + 2);
+        }
+        // An application that is to hear them, and does not, has them wait.
+        let sending = crate::send::send(&shared, body(), false, seated(LONG), |_| ());
+        let mut sending = std::pin::pin!(sending);
+        assert!(timeout(2 * LONG, sending.as_mut()).await.is_err());
+        assert!(session.was_heard() && session.was_heard());
+        assert_eq!(session.bytes_read(), Some(1 + 2 * part.len()));
+        assert!(timeout(2 * LONG, sending.as_mut()).await.is_err());
+        session.bytes_read();
+        timeout(2 * LONG, sending).await.unwrap().unwrap();
     }
 
     /// A budget, and what was claimed of it.

@@ -28,6 +28,10 @@ pub(crate) struct SessionState {
     /// Bytes in `inbox`, with the cost of keeping them.
     waiting: usize,
     was_heard: bool,
+    /// Bytes of requests, messages or not, that the application has not been told of.
+    untold: usize,
+    /// Whether it has asked for them once: then it wants to know.
+    is_asked: bool,
     /// Whether a request of the client is not read, for there is no room for it.
     is_held: bool,
     /// Whether the client is gone, or counts as gone.
@@ -86,6 +90,8 @@ pub(crate) enum Received {
 
 /// About the memory that a message takes beyond its bytes.
 const OVERHEAD: usize = 64;
+/// The application hears of so many bytes, though they are no message.
+const MOST_UNTOLD: usize = 4 * 1024;
 
 impl SessionState {
     pub(crate) fn new(now: Instant) -> Self {
@@ -98,6 +104,8 @@ impl SessionState {
             inbox: VecDeque::new(),
             waiting: 0,
             was_heard: false,
+            untold: 0,
+            is_asked: false,
             is_held: false,
             is_gone: false,
         }
@@ -238,7 +246,7 @@ impl SessionState {
         if self.is_closed() {
             return;
         }
-        self.hear();
+        self.hear(0);
         for message in messages {
             self.waiting = self.waiting.saturating_add(cost(&message));
             self.inbox.push_back(message);
@@ -256,13 +264,31 @@ impl SessionState {
                 Received::Message(message)
             }
             None if self.is_gone || self.is_closed() => Received::End,
+            None if self.has_news() => Received::Message(Bytes::new()),
             None => Received::Nothing,
         }
     }
 
-    /// A part of a request came: the client lives, though no message is whole.
-    pub(crate) fn hear(&mut self) {
+    /// A part of a request came, of so many bytes: the client lives, though no message is whole.
+    pub(crate) fn hear(&mut self, bytes: usize) {
         self.was_heard = true;
+        self.untold = self.untold.saturating_add(bytes);
+    }
+
+    /// The bytes of requests since the last call.
+    pub(crate) fn bytes_read(&mut self) -> usize {
+        self.is_asked = true;
+        std::mem::take(&mut self.untold)
+    }
+
+    /// Whether the application is to hear of bytes that are no message.
+    pub(crate) fn has_news(&self) -> bool {
+        self.is_asked && self.untold >= MOST_UNTOLD
+    }
+
+    /// Whether more came than the application has asked for, by more than `most`.
+    pub(crate) fn is_ahead(&self, most: usize) -> bool {
+        self.has_news() && self.untold > most
     }
 
     /// A request waits for room, or no longer: meanwhile its client cannot be heard.
@@ -553,6 +579,27 @@ mod tests {
         case.state.take_in(texts(&["b"]));
         assert_eq!(case.state.receive(), Received::End);
         assert!(case.state.has_room(1));
+    }
+
+    /// An application that never asks gets messages only.
+    #[test]
+    fn bytes_without_messages_are_told_to_an_application_that_asks() {
+        let mut case = Case::open();
+        case.state.hear(10 * MOST_UNTOLD);
+        assert_eq!(case.state.receive(), Received::Nothing);
+        assert!(!case.state.is_ahead(0));
+        assert_eq!(case.state.bytes_read(), 10 * MOST_UNTOLD);
+        case.state.hear(MOST_UNTOLD - 1);
+        assert_eq!(case.state.receive(), Received::Nothing);
+        assert!(!case.state.is_ahead(0), "it has not been told");
+        case.state.hear(1);
+        assert_eq!(case.state.receive(), Received::Message(Bytes::new()));
+        assert!(case.state.is_ahead(0) && !case.state.is_ahead(MOST_UNTOLD));
+        assert_eq!(case.state.bytes_read(), MOST_UNTOLD);
+        assert_eq!(case.state.receive(), Received::Nothing);
+        case.state.hear(MOST_UNTOLD);
+        case.state.close(1000, "");
+        assert_eq!(case.state.receive(), Received::End);
     }
 
     #[test]
