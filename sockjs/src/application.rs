@@ -4,7 +4,7 @@ use std::{net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{HeaderMap, StatusCode, header::HeaderValue};
 
-use crate::{Channel, SharedSession};
+use crate::{Channel, SharedSession, protocol::seam::payload_size};
 
 /// The program behind a service. The transport asks it whom to admit, and hands it each session.
 pub trait Application: Send + Sync + 'static {
@@ -47,6 +47,15 @@ pub trait Application: Send + Sync + 'static {
     /// [`Channel::set_max_message_size`].
     fn max_message_size(&self) -> usize {
         64 * 1024
+    }
+
+    /// The longest payload that a client may send at first, in bytes: messages in SockJS's JSON, in
+    /// one request, or in one message of a WebSocket. By default so long that the longest message
+    /// fits whatever its characters, which is six times as much. Applications that first hear
+    /// something short, and trust no client before it, can do with less. From
+    /// [`Channel::set_max_message_size`] on it is six times as much again.
+    fn max_payload_size(&self) -> usize {
+        payload_size(self.max_message_size())
     }
 
     /// The sites that may show the iframe's page, as a content security policy; `None`: all.

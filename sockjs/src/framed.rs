@@ -15,7 +15,7 @@ use crate::{
     Channel, ChannelError, Payload, Unfinished, WebSocket,
     protocol::{
         frame::{self, Undecodable},
-        seam::{self, ESCAPED, Seam},
+        seam::{self, Seam, payload_size},
     },
 };
 
@@ -40,13 +40,8 @@ enum Stage {
     Closing,
 }
 
-/// The longest payload on the socket, for messages of this size.
-pub(crate) fn max_payload_size(max_message_size: usize) -> usize {
-    max_message_size.saturating_mul(ESCAPED)
-}
-
 impl<W: WebSocket> FramedSocket<W> {
-    /// Opens a session on a socket that takes payloads of [`max_payload_size`].
+    /// Opens a session on a socket.
     pub(crate) fn new(mut socket: W, max_message_size: usize, heartbeat: Duration) -> Self {
         socket.send_text(frame::OPEN);
         Self {
@@ -158,7 +153,7 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
 
     fn set_max_message_size(&mut self, size: usize) {
         self.max_message_size = size;
-        self.socket.set_max_message_size(max_payload_size(size));
+        self.socket.set_max_message_size(payload_size(size));
     }
 
     fn is_text_only(&self) -> bool {
@@ -207,7 +202,7 @@ mod tests {
     use hyper::upgrade::Upgraded;
 
     use super::*;
-    use crate::protocol::seam::MESSAGE_SLACK;
+    use crate::protocol::seam::{ESCAPED, MESSAGE_SLACK};
 
     const NEWS: usize = 100;
     const HEAD: usize = 6;

@@ -9,10 +9,11 @@ use crate::{
     Application, Body, Caller, HyperSocket, Opening, Options, Refusal, SessionQuery, Sessions,
     Transport, WebSocket,
     answer::{self, CorsHeaders, SessionHeaders, not_found, refuse},
-    framed::{FramedSocket, max_payload_size},
+    framed::FramedSocket,
     protocol::{
         format::Format,
         path::{self, Endpoint, Route},
+        seam::Sizes,
     },
     receive,
     send::{self, Pace},
@@ -215,9 +216,12 @@ impl SockJs {
         query: SessionQuery<'_>,
         opening: Opening<'_, A::Caller>,
     ) -> Result<Arc<SharedSession>, Refusal> {
-        let size = application.max_message_size();
+        let sizes = Sizes {
+            message: application.max_message_size(),
+            payload: application.max_payload_size(),
+        };
         let admit = || application.admit(opening);
-        match self.sessions.find_or_open(query, size, admit)? {
+        match self.sessions.find_or_open(query, sizes, admit)? {
             Found::Known(session) => Ok(session),
             Found::New(session, channel, place) => {
                 application.serve(channel, place);
@@ -303,7 +307,7 @@ impl SockJs {
             }),
             Framing::SockJs => {
                 let heartbeat = self.options.heartbeat;
-                let payload = max_payload_size(size);
+                let payload = application.max_payload_size();
                 switch::<W, B>(request, patience, grant, payload, move |socket| {
                     application.serve(FramedSocket::new(socket, size, heartbeat), place);
                 })

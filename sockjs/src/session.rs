@@ -23,7 +23,7 @@ use crate::{
     Budget, Channel, ChannelError, Claim, Payload, Sessions,
     protocol::{
         frame::Undecodable,
-        seam::{ESCAPED, MESSAGE_SLACK, Seam},
+        seam::{MESSAGE_SLACK, Seam, Sizes},
         state::{Next, Received, SessionState, Timing},
     },
 };
@@ -43,6 +43,7 @@ pub struct SharedSession {
     timing: Timing,
     max_waiting: usize,
     max_message_size: AtomicUsize,
+    max_payload_size: AtomicUsize,
     /// Held by the request that sends, so that messages keep their order, and only one is read
     /// into memory at a time.
     sending: tokio::sync::Mutex<Seam>,
@@ -66,7 +67,7 @@ impl SharedSession {
     pub(super) fn new(
         timing: Timing,
         max_waiting: usize,
-        max_message_size: usize,
+        sizes: Sizes,
         identity: Option<Box<str>>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -77,7 +78,8 @@ impl SharedSession {
             }),
             timing,
             max_waiting,
-            max_message_size: AtomicUsize::new(max_message_size),
+            max_message_size: AtomicUsize::new(sizes.message),
+            max_payload_size: AtomicUsize::new(sizes.payload),
             sending: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             seats: AtomicUsize::new(0),
@@ -114,10 +116,10 @@ impl SharedSession {
         self.max_message_size.load(Ordering::Relaxed)
     }
 
-    /// The longest request that sends, in bytes of JSON: a message of any characters fits.
+    /// The longest request that sends, in bytes of JSON.
     pub(crate) fn max_request_size(&self) -> usize {
-        let most = self.max_message_size();
-        most.saturating_mul(ESCAPED).saturating_add(MESSAGE_SLACK)
+        let most = self.max_payload_size.load(Ordering::Relaxed);
+        most.saturating_add(MESSAGE_SLACK)
     }
 
     /// The budget for the client's messages, once the application has set it.
@@ -505,7 +507,10 @@ impl Channel for HttpSession {
     }
 
     fn set_max_message_size(&mut self, size: usize) {
-        self.shared.max_message_size.store(size, Ordering::Relaxed);
+        let Sizes { message, payload } = Sizes::for_messages(size);
+        let shared = &self.shared;
+        shared.max_message_size.store(message, Ordering::Relaxed);
+        shared.max_payload_size.store(payload, Ordering::Relaxed);
     }
 
     fn is_text_only(&self) -> bool {
@@ -595,7 +600,7 @@ mod tests {
             address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             identity: None,
         };
-        match sessions.find_or_open(query, 1024, || Ok::<_, ()>(())) {
+        match sessions.find_or_open(query, Sizes::for_messages(1024), || Ok::<_, ()>(())) {
             Ok(Found::New(shared, session, ())) => (shared, session),
             other => panic!("{other:?}"),
         }

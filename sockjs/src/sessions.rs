@@ -12,7 +12,7 @@ use tokio::{runtime::Handle, time::sleep};
 
 use crate::{
     Options,
-    protocol::state::Timing,
+    protocol::{seam::Sizes, state::Timing},
     session::{HttpSession, SharedSession},
 };
 
@@ -79,15 +79,14 @@ impl Sessions {
         shared.is_of(query.identity).then(|| Arc::clone(shared))
     }
 
-    /// A session that is there, or a new one if `admit` lets it in; its first limit is
-    /// `max_message_size`.
+    /// A session that is there, or a new one if `admit` lets it in; its first limits are `sizes`.
     ///
     /// # Errors
     /// That of `admit`.
     pub(crate) fn find_or_open<P, E>(
         self: &Arc<Self>,
         query: SessionQuery<'_>,
-        max_message_size: usize,
+        sizes: Sizes,
         admit: impl FnOnce() -> Result<P, E>,
     ) -> Result<Found<P>, E> {
         let mut table = self.table.lock();
@@ -113,7 +112,7 @@ impl Sessions {
             by_address.insert(address, count.saturating_add(1));
         }
         let identity = query.identity.map(Box::from);
-        let shared = SharedSession::new(self.timing, self.max_waiting, max_message_size, identity);
+        let shared = SharedSession::new(self.timing, self.max_waiting, sizes, identity);
         let id = vacant.key().clone();
         vacant.insert((Arc::clone(&shared), counted));
         let session = HttpSession::new(Arc::clone(self), id, Arc::clone(&shared));

@@ -86,6 +86,12 @@ impl Application for Gateway {
             .max_frame_size_unauthenticated
     }
 
+    /// CONNECT is short, and none of its characters has to take six bytes: without a login, nobody
+    /// shall have more of the node's memory than by other ways in.
+    fn max_payload_size(&self) -> usize {
+        self.max_message_size()
+    }
+
     fn frame_ancestors(&self) -> Option<HeaderValue> {
         self.rules().origins.frame_ancestors()
     }

@@ -672,6 +672,44 @@ async fn sockjs_has_the_bounds_of_a_web_socket() {
     assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
 }
 
+/// JSON can be six times as long as what it says. Only those who are logged in may have it so.
+#[tokio::test]
+async fn before_the_login_a_payload_is_no_longer_than_a_frame() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(poll(&mut stream, "a").await, "o\n");
+    let long = format!("[{}]", " ".repeat(200 * 1024));
+    let refused = ask(&mut stream, &post("a/xhr_send", "", &long)).await;
+    assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
+    let mut logged_in = polling(&server, "b").await;
+    say(&mut logged_in, "b", &long).await;
+
+    let mut socket = open(&server, "/stomp/0/0/websocket").await.unwrap();
+    let opened = socket.next().await.unwrap().unwrap();
+    assert_eq!(&*opened.into_text().unwrap(), "o");
+    // It may end before all is written.
+    let _ = socket.send(Message::text(&*long)).await;
+    let ended = async {
+        while let Some(Ok(message)) = socket.next().await {
+            let text = message.into_text().unwrap().to_string();
+            let is_known = !text.contains("ERROR") || text.contains("Frame too large");
+            assert!(is_known, "{text}");
+        }
+    };
+    timeout(TIMEOUT, ended).await.expect("it was taken");
+
+    let mut socket = open(&server, "/stomp/0/0/websocket").await.unwrap();
+    socket.next().await.unwrap().unwrap();
+    let connect = r#"["CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\u0000"]"#;
+    socket.send(Message::text(connect)).await.unwrap();
+    socket.next().await.unwrap().unwrap();
+    socket.send(Message::text(&*long)).await.unwrap();
+    let disconnect = r#"["DISCONNECT\nreceipt:r\n\n\u0000"]"#;
+    socket.send(Message::text(disconnect)).await.unwrap();
+    let receipt = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert!(receipt.contains("receipt-id:r"), "{receipt}");
+}
+
 #[tokio::test]
 async fn what_browsers_add_by_themselves_needs_a_page_that_may() {
     let config: auth::Config =

@@ -23,6 +23,30 @@ pub(crate) const ESCAPED: usize = 6;
 /// finds frames of its own in messages then sees one that is too long, and can say so in its words.
 pub(crate) const MESSAGE_SLACK: usize = 16 * 1024;
 
+/// The longest payload that a message of this size can need.
+pub(crate) fn payload_size(max_message_size: usize) -> usize {
+    max_message_size.saturating_mul(ESCAPED)
+}
+
+/// What a client may send, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// The longest message.
+    pub(crate) message: usize,
+    /// The longest payload: one message or more in JSON, with [`MESSAGE_SLACK`] beyond.
+    pub(crate) payload: usize,
+}
+
+impl Sizes {
+    /// For messages of this size, whatever their characters.
+    pub(crate) fn for_messages(size: usize) -> Self {
+        Self {
+            message: size,
+            payload: payload_size(size),
+        }
+    }
+}
+
 /// The bytes that room is asked for, once so many of a payload came. Few payloads are much longer
 /// than their messages: so it is as much as a message may have, and twice as much each time that
 /// the payload is longer.
