@@ -227,7 +227,7 @@ pub async fn serve_requests<T, F>(
             let Some((place, gives_way)) = taken else {
                 return;
             };
-            let admitting = gives_way.run_until_cancelled(entrance.enter(stream, remote));
+            let admitting = gives_way.run_until_cancelled(entrance.enter(stream, remote, &place));
             let Some(Some(entered)) = admitting.await else {
                 return;
             };

@@ -102,6 +102,16 @@ async fn server_with(
     handshake_timeout: Duration,
     forwarding: Forwarding,
 ) -> Server {
+    server_at(services, handshake_timeout, forwarding, false).await
+}
+
+/// With `proxy_protocol`, behind a load balancer.
+async fn server_at(
+    services: Arc<Services>,
+    handshake_timeout: Duration,
+    forwarding: Forwarding,
+    proxy_protocol: bool,
+) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
@@ -127,7 +137,7 @@ async fn server_with(
     let entrance = Entrance {
         what: "http",
         layer: Plain,
-        proxy_protocol: false,
+        proxy_protocol,
         proxies: Arc::default(),
         files: Arc::new(listen::Files::of(u64::MAX)),
         timeout: handshake_timeout,
@@ -389,6 +399,28 @@ async fn a_client_that_takes_too_long_for_a_request_is_cut() {
     let mut rest = Vec::new();
     let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
     let _ = reading.await.expect("it is still open");
+}
+
+/// Otherwise the load balancer held them all, and its oldest gave way, whosever it was.
+#[tokio::test]
+async fn half_requests_behind_a_load_balancer_count_for_their_clients() {
+    let server = server_at(services(10), TIMEOUT, Forwarding::default(), true).await;
+    let places = server.services.registry.places();
+    let client = ClientAddress::direct(SocketAddr::from(([192, 0, 2, 7], 4711)));
+    let mut held = Vec::new();
+    for (count, rest) in [(1, ""), (2, "GET / HTTP/1.1\r\nhost:")] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let header = "PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n";
+        let said = format!("{header}{rest}");
+        stream.write_all(said.as_bytes()).await.unwrap();
+        held.push(stream);
+        let counted = async {
+            while places.held_by(&client) != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(TIMEOUT, counted).await.expect("not its own");
+    }
 }
 
 /// Requests without end, and nobody who reads the answers.

@@ -166,11 +166,18 @@ impl<T: SocketLayer> Entrance<T> {
         places.take(&address, self.what)
     }
 
-    /// Lets a client in. `None`: it did not come as it has to, or not in time.
-    pub async fn enter(&self, stream: TcpStream, remote: SocketAddr) -> Option<Entered<T::Stream>> {
+    /// Lets a client in. Its place counts for its own address, as soon as a PROXY header names it.
+    /// `None`: it did not come as it has to, or not in time.
+    pub async fn enter(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+        place: &Place,
+    ) -> Option<Entered<T::Stream>> {
         self.keep_alive.apply(&stream);
         let mut address = self.proxies.peer(remote);
-        let stream = match timeout(self.timeout, self.open(stream, &mut address)).await {
+        let opening = self.open(stream, &mut address, place);
+        let stream = match timeout(self.timeout, opening).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(Fault { lacks, error })) => {
                 telemetry::handshake_failed(self.what, address.remote, lacks, &error);
@@ -194,6 +201,7 @@ impl<T: SocketLayer> Entrance<T> {
         &self,
         mut stream: TcpStream,
         address: &mut ClientAddress,
+        place: &Place,
     ) -> Result<T::Stream, Fault> {
         if self.proxy_protocol {
             let no_header = |error| Fault::new(Handshake::ProxyHeader, error);
@@ -201,6 +209,7 @@ impl<T: SocketLayer> Entrance<T> {
                 let header = proxy_protocol::read(&mut stream).await;
                 if let Some(client) = header.map_err(no_header)? {
                     *address = self.proxies.peer(client);
+                    place.set_address(address);
                 }
             } else if proxy_protocol::is_next(&stream).await.map_err(no_header)? {
                 telemetry::refused(RefusedAt::Connection, "proxy-header");

@@ -199,11 +199,10 @@ pub async fn serve_stomp<T: SocketLayer>(
             let Some((place, gives_way)) = taken else {
                 return;
             };
-            let admitting = gives_way.run_until_cancelled(entrance.enter(stream, remote));
+            let admitting = gives_way.run_until_cancelled(entrance.enter(stream, remote, &place));
             let Some(Some(entered)) = admitting.await else {
                 return;
             };
-            place.set_address(&entered.address);
             let guard = match services.enter_from(entered.address) {
                 Ok(guard) => guard,
                 Err(problem) => {

@@ -156,6 +156,13 @@ impl Places {
         self.table.lock().taken.len()
     }
 
+    /// How many this address holds.
+    #[cfg(test)]
+    pub(crate) fn held_by(&self, address: &ClientAddress) -> usize {
+        let table = self.table.lock();
+        table.holders.get(&address.key()).map_or(0, Holder::count)
+    }
+
     fn log_full(&self, listener: &str) {
         if let Some(unsaid) = self.full.lock().let_through(Instant::now()) {
             telemetry::places_full(listener, self.most(), unsaid);
