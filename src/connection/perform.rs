@@ -2,7 +2,13 @@
 //!
 //! Each function is a future that owns what it needs, so it goes on beside the connection's loop.
 
-use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, ready},
+};
 
 use stomp_grammar::Command;
 use stomp_session::{Connect, OperationId, Problem, Subscribe, SubscriptionId, Unsubscribe};
@@ -409,7 +415,8 @@ async fn end(
 }
 
 /// Does the tasks of one operation: first every permission is asked for, so that nothing is done
-/// if one is refused; then queues are declared, and messages published and settled, in order.
+/// if one is refused; then queues are declared and messages published, in order; and when the broker
+/// has taken those, others are settled.
 pub(super) async fn perform(
     context: Arc<Context>,
     operation: OperationId,
@@ -523,7 +530,11 @@ async fn hand_over(
         heard: None,
     };
     let mut answered = 0;
-    for task in tasks {
+    // A transaction acknowledges the message that it works off: that must not go before the broker
+    // has the results.
+    let is_settling = |task: &Task| matches!(task, Task::Settle(..));
+    let (settling, others): (Vec<_>, Vec<_>) = tasks.into_iter().partition(is_settling);
+    for task in others.into_iter().chain(settling) {
         match task {
             Task::Publish(mut sending, replies) => {
                 handed
@@ -584,6 +595,9 @@ async fn hand_over(
                 handed.told = Some(given.told());
             }
             Task::Settle(consumer, settle) => {
+                if !are_taken(&mut handed.confirms, &mut answered).await {
+                    break;
+                }
                 let mailbox = context.guard.mailbox();
                 match settling::settle(mailbox, consumer, settle).await? {
                     Owed::Done => {}
@@ -607,17 +621,32 @@ async fn while_taken<T>(
     doing: impl Future<Output = T>,
 ) -> Option<T> {
     let mut doing = pin!(doing);
-    poll_fn(|context| {
-        while let Some(awaited) = before.get_mut(*answered) {
-            match awaited.poll_taken(context) {
-                Poll::Ready(true) => *answered = answered.saturating_add(1),
-                Poll::Ready(false) => return Poll::Ready(None),
-                Poll::Pending => break,
-            }
-        }
-        doing.as_mut().poll(context).map(Some)
+    poll_fn(|context| match poll_taken(before, answered, context) {
+        Poll::Ready(false) => Poll::Ready(None),
+        _ => doing.as_mut().poll(context).map(Some),
     })
     .await
+}
+
+/// Waits until the broker has said of all these messages whether it takes them, or of one that it
+/// does not. It says so within its own time-out.
+async fn are_taken(confirms: &mut [Awaited], answered: &mut usize) -> bool {
+    poll_fn(|context| poll_taken(confirms, answered, context)).await
+}
+
+/// Whether the broker has taken all these messages: `false` with the first that it does not take.
+fn poll_taken(
+    confirms: &mut [Awaited],
+    answered: &mut usize,
+    context: &mut TaskContext<'_>,
+) -> Poll<bool> {
+    while let Some(awaited) = confirms.get_mut(*answered) {
+        if !ready!(awaited.poll_taken(context)) {
+            return Poll::Ready(false);
+        }
+        *answered = answered.saturating_add(1);
+    }
+    Poll::Ready(true)
 }
 
 /// Makes the queue for replies, if it is not there yet.

@@ -424,6 +424,54 @@ async fn a_commit_ends_at_its_first_message_that_is_not_taken() {
     reader.expect_message("fence").await;
 }
 
+/// A client that has a job, and the frames that commit its result and acknowledge it.
+async fn with_a_job(house: &House, topic: &str) -> (Client, String) {
+    let mut client = Client::connect(house).await;
+    client.subscribe("1", "/queue/work", "ack:client\n").await;
+    house.publish("", "work", "job");
+    let job = client.expect_message("job").await;
+    let ack = job.header("ack").unwrap();
+    let frames = format!(
+        "BEGIN\ntransaction:t\n\n\0\
+         ACK\nid:{ack}\ntransaction:t\n\n\0\
+         SEND\ndestination:/topic/{topic}\ntransaction:t\n\nresult\0\
+         COMMIT\ntransaction:t\nreceipt:c\n\n\0"
+    );
+    (client, frames)
+}
+
+async fn expect_the_job_again(house: &House) {
+    let mut next = Client::connect(house).await;
+    next.subscribe("1", "/queue/work", "").await;
+    let job = next.expect_message("job").await;
+    assert_eq!(job.header("redelivered"), Some("true"));
+}
+
+/// Nor is anything acknowledged: without its result, the job is not done.
+#[tokio::test(start_paused = true)]
+async fn a_commit_whose_message_is_not_taken_acknowledges_nothing() {
+    let house = House::new();
+    let (mut client, frames) = with_a_job(&house, "nowhere\nmandatory:true").await;
+    client.send(frames);
+    client.expect(Command::Error).await;
+    client.expect_end().await;
+    expect_the_job_again(&house).await;
+}
+
+/// Nor before the broker has said that it has the result.
+#[tokio::test(start_paused = true)]
+async fn a_commit_acknowledges_behind_the_broker_s_confirms() {
+    let house = House::new();
+    let (client, frames) = with_a_job(&house, "a").await;
+    house.slow.gate.close();
+    client.send(frames);
+    settle().await;
+    client.task.abort();
+    settle().await;
+    house.slow.gate.open();
+    expect_the_job_again(&house).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_broker_s_silence_delays_an_error_only_so_long() {
     let house = House::new();
