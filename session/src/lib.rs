@@ -101,6 +101,7 @@ pub use close::CloseCode;
 pub use config::Config;
 pub use delivery::{Delivered, Delivery};
 pub use problem::{Problem, Reconnect};
+pub use receipts::unsettled;
 pub use session::Session;
 pub use subscriptions::OpenSubscription;
 pub use transactions::{gathered_bytes, held_bytes};

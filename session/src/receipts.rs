@@ -29,6 +29,13 @@ struct ReceiptEntry {
 /// Headers of a RECEIPT, beyond its id.
 pub(crate) type Told = [(&'static str, Box<str>)];
 
+/// The header of a RECEIPT of an ACK or NACK whose message is not settled by it: it may come again, to
+/// this client or another. For [`crate::Session::tell_in_receipt`].
+#[must_use]
+pub fn unsettled() -> Box<[(&'static str, Box<str>)]> {
+    <Box<Told>>::from([("settled", "false".into())])
+}
+
 /// The receipts that are due for one frame.
 #[derive(Debug)]
 pub(crate) struct Due {
@@ -81,13 +88,14 @@ impl Pending {
         })
     }
 
-    /// Enters a frame that is done already. It is kept only where a receipt has to wait.
-    pub(crate) fn complete(&mut self, receipt: Option<Box<str>>) {
+    /// Enters a frame that is done already, and further headers of its RECEIPT. It is kept only where
+    /// a receipt has to wait.
+    pub(crate) fn complete(&mut self, receipt: Option<Box<str>>, told: Option<Box<Told>>) {
         if receipt.is_some() {
             self.push(ReceiptEntry {
                 before: Box::default(),
                 receipt,
-                told: None,
+                told,
                 done: true,
                 if_denied: IfDenied::Nothing,
             });

@@ -12,7 +12,7 @@ use std::{
 
 use stomp_grammar::Headers;
 
-use crate::{AckMode, GiveUp, SubscriptionId, subscriptions::MAX_ENDED};
+use crate::{AckMode, GiveUp, SubscriptionId};
 
 /// How much earlier than asked for a message may be written again: then one wake-up serves many.
 const EARLY: Duration = Duration::from_millis(50);
@@ -22,6 +22,12 @@ const MAX_TIMES: usize = 32;
 const SHORTEST: u32 = 100;
 /// The longest delay, in milliseconds: an hour.
 const LONGEST: u32 = 3_600_000;
+/// Subscriptions that have ended, and of which acknowledgements may still come twice, at most. They
+/// cost nothing but their numbers.
+const MAX_ENDED: usize = 256;
+/// Messages that were given up, and are remembered, at most: as many as a client may have
+/// unacknowledged by default.
+const MAX_GIVEN_UP: usize = 1_000;
 
 /// The header that asks for it.
 pub(crate) const HEADER: &str = "redeliver";
@@ -42,14 +48,27 @@ pub(crate) struct Plan {
 /// The subscriptions of a session that asked for it, and their messages.
 #[derive(Debug, Default)]
 pub(crate) struct Redelivery {
-    /// In the order of their numbers. `None`: the subscription has ended, but acknowledgements may
-    /// still come twice.
-    plans: Vec<(SubscriptionId, Option<Plan>)>,
+    /// In the order of their numbers.
+    plans: Vec<(SubscriptionId, State)>,
+    /// Messages that were given up, and are not their client's any more; the latest last.
+    given_up: VecDeque<Key>,
     messages: BTreeMap<Key, Waiting>,
     /// When each message's time is over.
     due: BTreeSet<(Instant, Key)>,
     /// To be written again, as soon as the transport takes it.
     ready: VecDeque<Key>,
+}
+
+/// What has become of a subscription.
+#[derive(Debug)]
+enum State {
+    /// It is open.
+    Open(Plan),
+    /// It has ended, but acknowledgements may still come twice.
+    Ended,
+    /// The same; and the broker has again what its client had not acknowledged. Which that was is not
+    /// remembered.
+    TakenBack,
 }
 
 /// A message: its subscription, and its sequence there.
@@ -140,19 +159,27 @@ fn read_delays(text: &str) -> Option<Box<[u32]>> {
 impl Redelivery {
     /// A subscription asks for it.
     pub(crate) fn open(&mut self, subscription: SubscriptionId, plan: Plan) {
-        self.plans.push((subscription, Some(plan)));
+        self.plans.push((subscription, State::Open(plan)));
     }
 
     /// The subscription is over: nothing of it is written again.
     pub(crate) fn end(&mut self, subscription: SubscriptionId) {
-        for (id, plan) in &mut self.plans {
-            if *id == subscription {
-                *plan = None;
-            }
+        self.end_as(subscription, State::Ended);
+    }
+
+    /// The same, and what its client has not acknowledged is not its client's any more.
+    pub(crate) fn take_back(&mut self, subscription: SubscriptionId) {
+        self.end_as(subscription, State::TakenBack);
+    }
+
+    fn end_as(&mut self, subscription: SubscriptionId, end: State) {
+        if let Some((_, state)) = self.plans.iter_mut().find(|(id, _)| *id == subscription) {
+            *state = end;
         }
-        let ended = self.plans.iter().filter(|(_, plan)| plan.is_none()).count();
+        let has_ended = |(_, state): &(SubscriptionId, State)| !matches!(state, State::Open(_));
+        let ended = self.plans.iter().filter(|plan| has_ended(plan)).count();
         if ended > MAX_ENDED
-            && let Some(oldest) = self.plans.iter().position(|(_, plan)| plan.is_none())
+            && let Some(oldest) = self.plans.iter().position(has_ended)
         {
             self.plans.remove(oldest);
         }
@@ -167,6 +194,15 @@ impl Redelivery {
     /// a message twice, for it may have got it twice.
     pub(crate) fn knows(&self, subscription: SubscriptionId) -> bool {
         self.plans.iter().any(|(id, _)| *id == subscription)
+    }
+
+    /// Whether a message that is not unsettled is not its client's any more, rather than acknowledged.
+    pub(crate) fn has_taken_back(&self, key: Key) -> bool {
+        let (subscription, _) = key;
+        let is_taken_back = |(id, state): &(SubscriptionId, State)| {
+            *id == subscription && matches!(state, State::TakenBack)
+        };
+        self.given_up.contains(&key) || self.plans.iter().any(is_taken_back)
     }
 
     /// A message was written for the first time. Returns true if it will be written again unless it
@@ -232,6 +268,12 @@ impl Redelivery {
                 None => continue,
             };
             self.messages.remove(&key);
+            if then != GiveUp::Later {
+                if self.given_up.len() >= MAX_GIVEN_UP {
+                    self.given_up.pop_front();
+                }
+                self.given_up.push_back(key);
+            }
             return Some(GivenUp {
                 subscription,
                 sequence,
@@ -290,6 +332,9 @@ impl Redelivery {
             .plans
             .binary_search_by_key(&subscription, |(id, _)| *id)
             .ok()?;
-        self.plans.get(at)?.1.as_ref()
+        match &self.plans.get(at)?.1 {
+            State::Open(plan) => Some(plan),
+            State::Ended | State::TakenBack => None,
+        }
     }
 }

@@ -174,10 +174,12 @@ impl Subscriptions {
         lost.has_ended = true;
         lost.is_lost = true;
         lost.unsettled = None;
-        let mut lost = self.open.iter().filter(|other| other.is_lost);
-        let oldest = lost.next().map(|lost| lost.number);
-        if lost.count() >= MAX_LOST
-            && let Some(oldest) = oldest
+        // Its client has yet to hear of this one, however old it is.
+        let is_other = |other: &&Subscription| other.is_lost && other.number != id.0;
+        let others = self.open.iter().filter(is_other);
+        let mut others = others.map(|other| other.number);
+        if let Some(oldest) = others.next()
+            && others.count() >= MAX_LOST.saturating_sub(1)
         {
             self.close_number(SubscriptionId(oldest));
         }

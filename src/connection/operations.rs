@@ -15,7 +15,7 @@ use std::{
 use futures_util::FutureExt;
 use stomp_session::{
     Action, GiveUp, Operation, OperationId, Outcome, Problem, Publish, Renewed, Session, Stake,
-    Subscribe, SubscriptionId, Verdict,
+    Subscribe, SubscriptionId, Verdict, unsettled,
 };
 
 use super::{
@@ -26,7 +26,6 @@ use super::{
     online, perform, renewal,
     rights::Subscriptions,
     route::{Route, Routes},
-    settling,
     withdrawing::Withdrawing,
     work::{Done, Handed, NewLogin, NotHanded, Task, Work},
 };
@@ -219,8 +218,16 @@ impl Operations {
                         let acks = Arc::clone(kept.acks());
                         Task::Settle(acks, settle)
                     }),
-                    // Its queue went with it.
-                    None => None,
+                    // It was taken from its client meanwhile, and others may have its messages by
+                    // now; or its queue went with it.
+                    None => match settle.stake {
+                        Stake::Commit => return Err(Problem::TakenBack),
+                        Stake::Receipt => {
+                            session.tell_in_receipt(of, unsettled());
+                            None
+                        }
+                        Stake::Nothing => None,
+                    },
                 };
                 if settle.is_last {
                     drop(self.routes.take(settle.subscription));
@@ -506,7 +513,7 @@ impl Operations {
             }
             Done::Settled(operation, is_heard) => {
                 if !is_heard {
-                    session.tell_in_receipt(operation, settling::unsettled());
+                    session.tell_in_receipt(operation, unsettled());
                 }
                 finish(session, now, operation, Ok(()));
             }

@@ -11,7 +11,9 @@ use std::{
 };
 
 use stomp_grammar::Command;
-use stomp_session::{Connect, OperationId, Problem, Subscribe, SubscriptionId, Unsubscribe};
+use stomp_session::{
+    Connect, OperationId, Problem, Subscribe, SubscriptionId, Unsubscribe, unsettled,
+};
 
 use super::{
     admission,
@@ -601,7 +603,7 @@ async fn hand_over(
                 let mailbox = context.guard.mailbox();
                 match settling::settle(mailbox, consumer, settle).await? {
                     Owed::Done => {}
-                    Owed::Unsettled => handed.told = Some(settling::unsettled()),
+                    Owed::Unsettled => handed.told = Some(unsettled()),
                     Owed::Receipt(heard) => handed.heard = Some(heard),
                     Owed::Commit(settled) => unheard.push(settled),
                 }

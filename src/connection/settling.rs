@@ -11,7 +11,7 @@ use stomp_session::{Problem, Settle, Stake};
 use super::work::Task;
 use crate::{
     broker::{BrokerError, Confirm, Consumer, Settled},
-    hub::{Mailbox, Told},
+    hub::Mailbox,
 };
 
 /// What is owed after a settlement.
@@ -29,11 +29,6 @@ pub(super) enum Owed {
 /// Said in a COMMIT whose messages are at the broker in part.
 const CUT: &str = "the link was lost while the transaction was handed over: the broker may have \
                    taken a part of it";
-
-/// The header of a RECEIPT whose message may come again.
-pub(super) fn unsettled() -> Told {
-    Told::from([("settled", "false".into())])
-}
 
 /// Whether everything that a transaction settles can be, before anything of it is done.
 pub(super) fn check(tasks: &[Task]) -> Result<(), Problem> {

@@ -889,16 +889,18 @@ problems! {
             samples: [UnknownDelivery(7)],
         }
 
-        /// A COMMIT acknowledges a message that the broker took back before.
+        /// A COMMIT acknowledges a message that the broker took back before, or that was given up.
         TakenBack => {
             message: "message taken back", code: "taken-back", close: TryAgainLater,
             reconnect: After(1),
-            page: "COMMIT acknowledges a message that RabbitMQ has taken back, for the server's \
-                   connection to it was lost meanwhile. No part of the transaction was done. The \
-                   message comes again, with `redelivered:true`: begin a new transaction then",
-            body: "The transaction acknowledges a message that the broker has taken back, for the \
-                   connection to it was lost. No part of the transaction was done. Reconnect, and \
-                   begin a new one when the message comes again\n",
+            page: "COMMIT acknowledges a message that is not the client's any more: RabbitMQ has \
+                   taken it back, for the server's connection to it was lost meanwhile; its \
+                   subscription was taken from the client; or it was given up (`redeliver-then`). \
+                   No part of the transaction was done. If the message comes again, it has \
+                   `redelivered:true`: begin a new transaction then",
+            body: "The transaction acknowledges a message that is not this client's any more: the \
+                   broker has taken it back, or it was given up. No part of the transaction was \
+                   done. Reconnect, and begin a new one if the message comes again\n",
             samples: [TakenBack],
         }
 

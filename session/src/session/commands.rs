@@ -2,7 +2,7 @@
 
 use stomp_grammar::{Command, Frame, Version};
 
-use super::{Phase, Request, Session, renewing::RENEW};
+use super::{Phase, Request, Session, Standing, renewing::RENEW};
 use crate::{
     AckMode, Operation, Problem, Publish, Renew, Settle, Stake, Subscribe, SubscriptionId,
     Unsubscribe, Verdict,
@@ -163,6 +163,9 @@ impl Session {
             forgotten,
         } = self.subscriptions.end(name)?;
         self.end_redelivery(subscription);
+        if let Some(forgotten) = forgotten {
+            self.take_back(forgotten);
+        }
         let ask = Unsubscribe {
             subscription,
             headers: frame.headers,
@@ -193,31 +196,15 @@ impl Session {
         if message.session != &*self.id {
             return Err(Problem::NoSubscription(text.into()));
         }
-        // A message that was written twice may be acknowledged twice.
-        let may_repeat = self.is_redelivered(message.subscription);
-        let Some(subscription) = self.subscriptions.get(message.subscription) else {
-            return match may_repeat {
-                true => Ok(Request::Nothing),
-                false => Err(Problem::NoSubscription(text.into())),
-            };
-        };
-        if may_repeat && subscription.is_settled(message.sequence) {
-            return Ok(Request::Nothing);
-        }
-        if subscription.is_lost() {
-            // Its client may have acknowledged before it heard so. The broker has the message again.
-            return Ok(Request::Nothing);
-        }
-        if !subscription.is_unsettled(message.sequence) {
-            return Err(Problem::UnknownDelivery(message.sequence));
-        }
         let MessageId {
             subscription,
             sequence,
             ..
         } = message;
-        match frame.header("transaction") {
-            Some(id) => {
+        let standing = self.standing(subscription, sequence)?;
+        match (standing, frame.header("transaction")) {
+            (Standing::Settled, _) => Ok(Request::Nothing),
+            (Standing::Unsettled | Standing::TakenBack, Some(id)) => {
                 let step = Step::Settle {
                     subscription,
                     sequence,
@@ -229,52 +216,66 @@ impl Session {
                 // must not wait for ever. COMMIT's receipt means that the message is settled.
                 Ok(Request::Nothing)
             }
-            None => {
+            (Standing::TakenBack, None) => Ok(Request::TooLate),
+            (Standing::Unsettled, None) => {
                 let stake = match frame.header("receipt") {
                     Some(_) => Stake::Receipt,
                     None => Stake::Nothing,
                 };
-                let Some(settle) = self.settle(subscription, sequence, verdict, stake)? else {
-                    return Ok(Request::Nothing);
-                };
+                let settle = self.settle(subscription, sequence, verdict, stake)?;
                 self.has_unheard |= stake == Stake::Nothing;
                 Ok(Request::perform(Operation::Settle(settle)))
             }
         }
     }
 
-    /// Settles a message; `None`: it is settled already, and may be acknowledged again.
+    /// How a message stands that its client acknowledges.
+    fn standing(&self, id: SubscriptionId, sequence: u64) -> Result<Standing, Problem> {
+        let found = self.subscriptions.get(id);
+        if found.is_some_and(|found| found.is_unsettled(sequence)) {
+            return Ok(Standing::Unsettled);
+        }
+        let redelivery = self.redelivery.as_deref();
+        let redelivery = redelivery.filter(|redelivery| redelivery.knows(id));
+        // Its client may have acknowledged before it heard so.
+        let is_lost = found.is_some_and(|found| found.is_lost());
+        if is_lost || redelivery.is_some_and(|all| all.has_taken_back((id, sequence))) {
+            return Ok(Standing::TakenBack);
+        }
+        let was_sent = found.is_none_or(|found| found.is_settled(sequence));
+        match found {
+            _ if redelivery.is_some() && was_sent => Ok(Standing::Settled),
+            Some(_) => Err(Problem::UnknownDelivery(sequence)),
+            None => {
+                let message = MessageId {
+                    subscription: id,
+                    session: &self.id,
+                    sequence,
+                };
+                Err(Problem::NoSubscription(message.to_text()))
+            }
+        }
+    }
+
+    /// Settles a message that is [unsettled](Standing::Unsettled).
     fn settle(
         &mut self,
         subscription: SubscriptionId,
         sequence: u64,
         verdict: Verdict,
         stake: Stake,
-    ) -> Result<Option<Settle>, Problem> {
-        let Some(settled) = self.subscriptions.settle(subscription, sequence) else {
-            if self.is_redelivered(subscription) {
-                return Ok(None);
-            }
-            let message = MessageId {
-                subscription,
-                session: &self.id,
-                sequence,
-            };
-            return Err(match self.subscriptions.get(subscription) {
-                Some(_) => Problem::UnknownDelivery(sequence),
-                None => Problem::NoSubscription(message.to_text()),
-            });
-        };
+    ) -> Result<Settle, Problem> {
+        let settled = self.subscriptions.settle(subscription, sequence);
         let Settled {
             first,
             tag,
             multiple,
             is_last,
-        } = settled;
+        } = settled.ok_or(Problem::UnknownDelivery(sequence))?;
         if let Some(redelivery) = &mut self.redelivery {
             redelivery.forget((subscription, sequence));
         }
-        Ok(Some(Settle {
+        Ok(Settle {
             subscription,
             tag,
             first,
@@ -282,12 +283,7 @@ impl Session {
             verdict,
             is_last,
             stake,
-        }))
-    }
-
-    fn is_redelivered(&self, subscription: SubscriptionId) -> bool {
-        let redelivery = self.redelivery.as_ref();
-        redelivery.is_some_and(|redelivery| redelivery.knows(subscription))
+        })
     }
 
     /// The frames that a transaction gathered, in order, and the receipts of its SENDs: they are
@@ -310,9 +306,13 @@ impl Session {
                     subscription,
                     sequence,
                     verdict,
-                } => match self.settle(subscription, sequence, verdict, Stake::Commit)? {
-                    Some(settle) => Operation::Settle(settle),
-                    None => continue,
+                } => match self.standing(subscription, sequence)? {
+                    Standing::Unsettled => {
+                        let stake = Stake::Commit;
+                        Operation::Settle(self.settle(subscription, sequence, verdict, stake)?)
+                    }
+                    Standing::Settled => continue,
+                    Standing::TakenBack => return Err(Problem::TakenBack),
                 },
             });
         }

@@ -14,7 +14,7 @@ use crate::{
     frames::{self, MessageId},
     heartbeat::Rates,
     liveness::{Due, Liveness},
-    receipts::{IfDenied, Pending},
+    receipts::{IfDenied, Pending, unsettled},
     redelivery::{GivenUp, Redelivery},
     subscriptions::{Name, OpenSubscription, Subscriptions},
     transactions::Transactions,
@@ -394,7 +394,7 @@ impl Session {
             Some(IfDenied::Nothing | IfDenied::Renewal) => {}
             Some(IfDenied::Close(subscription)) => {
                 self.subscriptions.deny(subscription);
-                self.end_redelivery(subscription);
+                self.take_back(subscription);
             }
             Some(IfDenied::TooLate) | None => return false,
         }
@@ -654,7 +654,8 @@ impl Session {
     /// Asks for the operation that a frame needs, and enters it among the pending ones.
     fn begin(&mut self, request: Request, receipt: Option<Box<str>>) {
         let action = match request {
-            Request::Nothing => return self.pending.complete(receipt),
+            Request::Nothing => return self.pending.complete(receipt, None),
+            Request::TooLate => return self.pending.complete(receipt, Some(unsettled())),
             Request::Gathered => return,
             Request::Subscribe(ask) => {
                 let if_denied = IfDenied::Close(ask.subscription);
@@ -803,6 +804,13 @@ impl Session {
         }
     }
 
+    /// The same, and the broker has again what its client has not acknowledged.
+    fn take_back(&mut self, subscription: SubscriptionId) {
+        if let Some(redelivery) = &mut self.redelivery {
+            redelivery.take_back(subscription);
+        }
+    }
+
     fn write(&mut self, now: Instant, bytes: Bytes) {
         self.liveness.wrote(now);
         self.actions.push_back(Action::Write(bytes));
@@ -818,6 +826,8 @@ impl Session {
 enum Request {
     /// Nothing: it is done.
     Nothing,
+    /// Nothing can be done: the message is not its client's any more, which the receipt tells.
+    TooLate,
     Subscribe(Box<crate::Subscribe>),
     Unsubscribe(Box<crate::Unsubscribe>),
     Renew(Box<crate::Renew>),
@@ -825,6 +835,18 @@ enum Request {
     Perform(Vec<Operation>, Box<[Box<str>]>),
     /// Nothing yet: a transaction has the SEND, and its receipt is written at COMMIT.
     Gathered,
+}
+
+/// How a message stands with its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It is to be acknowledged.
+    Unsettled,
+    /// It was acknowledged, and may be again: its client may have got it twice.
+    Settled,
+    /// It is not its client's any more: the subscription was taken from it, or the message was given
+    /// up.
+    TakenBack,
 }
 
 impl Request {

@@ -63,7 +63,7 @@ impl Session {
                 continue;
             };
             let error = frames::subscription_error(&problem, name, self.version);
-            self.end_redelivery(subscription);
+            self.take_back(subscription);
             self.write(now, error);
         }
     }

@@ -744,6 +744,49 @@ async fn one_subscription_of_a_user_ends_and_all_else_goes_on() {
     one.expect_message("back").await;
 }
 
+/// Its acknowledgement was on the way, and waits for what came before it: by then another client may
+/// have the message.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_settled_of_what_was_taken_meanwhile() {
+    for is_commit in [false, true] {
+        let house = House::new();
+        let (mut client, _) = connect(&house, "alice").await;
+        let (mut bob, _) = connect(&house, "bob").await;
+        bob.subscribe("1", "/topic/results", "").await;
+        client.subscribe("1", "/queue/q", "ack:client\n").await;
+        house.publish("", "q", "job");
+        let job = client.expect_message("job").await;
+        let ack = job.header("ack").unwrap();
+        house.hook.gate.close();
+        client.send("SEND\ndestination:/topic/a\n\n\0");
+        client.send(match is_commit {
+            true => format!(
+                "BEGIN\ntransaction:t\n\n\0ACK\nid:{ack}\ntransaction:t\n\n\0\
+                 SEND\ndestination:/topic/results\ntransaction:t\n\nresult\0\
+                 COMMIT\ntransaction:t\nreceipt:r\n\n\0"
+            ),
+            false => format!("ACK\nid:{ack}\nreceipt:r\n\n\0"),
+        });
+        settle().await;
+        let services = Arc::clone(&house.services);
+        let order = unsubscribe("/queue/q");
+        tokio::spawn(async move { services.control.run(order).await });
+        unsubscribed(&mut client, "1").await;
+        house.hook.gate.open();
+        if is_commit {
+            client.expect_error("message taken back").await;
+        } else {
+            let receipt = client.expect(Command::Receipt).await;
+            assert_eq!(receipt.header("settled"), Some("false"));
+        }
+        bob.subscribe("2", "/queue/q", "").await;
+        let again = bob.expect_message("job").await;
+        assert_eq!(again.header("redelivered"), Some("true"));
+        house.publish("amq.topic", "results", "fence");
+        bob.expect_message("fence").await;
+    }
+}
+
 /// However its SUBSCRIBE has written it; and queues by their names, which stay.
 #[tokio::test(start_paused = true)]
 async fn a_destination_is_meant_however_it_is_written() {

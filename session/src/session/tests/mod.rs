@@ -252,6 +252,13 @@ impl Peer {
         assert_eq!(self.written(), expected);
     }
 
+    /// That all that was written is a RECEIPT which says that the message is not settled.
+    #[track_caller]
+    fn assert_unsettled(&mut self, id: &str) {
+        let expected = format!("RECEIPT\nreceipt-id:{id}\nsettled:false\n\n");
+        assert_eq!(self.written(), [expected]);
+    }
+
     /// That an ERROR with this `message` is all that was written, and the session closed.
     #[track_caller]
     fn assert_error(&mut self, message: &str) -> String {

@@ -135,10 +135,55 @@ fn a_late_acknowledgement_does_no_harm() {
                 ..accept(subscription, 7, false)
             };
             assert_eq!(peer.settle(), settled);
+            peer.assert_receipts(&["r"]);
+        } else {
+            peer.assert_unsettled("r");
         }
-        peer.assert_receipts(&["r"]);
         peer.assert_silent();
+        // The subscription goes on.
+        let next = peer.message(subscription, 8);
+        peer.send(&format!("ACK\nid:{next}"));
+        assert_eq!(peer.settle(), accept(subscription, 8, false));
     }
+}
+
+/// Somebody else may be at work on the message by now.
+#[test]
+fn a_transaction_with_a_message_that_was_given_up_does_nothing() {
+    for (then, given_up) in [("requeue", GiveUp::Requeue), ("drop", GiveUp::Discard)] {
+        let mut peer = Peer::connected("1.2");
+        let headers = format!("redeliver:1000\nredeliver-then:{then}");
+        let subscription = subscribe(&mut peer, &headers);
+        let id = peer.message(subscription, 7);
+        peer.send("BEGIN\ntransaction:t");
+        peer.send("SEND\ntransaction:t\ndestination:/t");
+        peer.send(&format!("ACK\ntransaction:t\nid:{id}"));
+        peer.next();
+        assert_eq!(peer.again().len(), 1);
+        peer.next();
+        assert_eq!(peer.given_up(), Some((7, given_up)));
+        peer.send("COMMIT\ntransaction:t");
+        assert!(peer.asked.is_empty(), "{:?}", peer.asked);
+        peer.assert_error("message taken back");
+    }
+}
+
+/// A client that lets everything go takes no room for it.
+#[test]
+fn messages_that_were_given_up_are_forgotten_in_the_end() {
+    let mut peer = Peer::connected("1.2");
+    let subscription = subscribe(&mut peer, "redeliver:1000");
+    let ids: Vec<String> = (1..=1001)
+        .map(|tag| peer.message(subscription, tag))
+        .collect();
+    peer.next();
+    assert_eq!(peer.again().len(), 1001);
+    peer.next();
+    while peer.given_up().is_some() {}
+    peer.send(&format!("ACK\nid:{}\nreceipt:r", ids[1]));
+    peer.assert_unsettled("r");
+    peer.send(&format!("ACK\nid:{}\nreceipt:r", ids[0]));
+    peer.assert_receipts(&["r"]);
 }
 
 #[test]
@@ -202,11 +247,35 @@ fn nothing_is_written_again_after_the_end() {
     }
     peer.send(&format!("ACK\nid:{}\nreceipt:r", ids[1]));
     peer.assert_receipts(&["r"]);
+    // However many others have ended since.
+    for _ in 0..100 {
+        subscribe(&mut peer, "redeliver:1000");
+        peer.send("UNSUBSCRIBE\nid:a");
+        peer.all_done();
+    }
+    peer.send(&format!("ACK\nid:{}\nreceipt:r", ids[1]));
+    peer.assert_receipts(&["r"]);
 
     let subscription = subscribe(&mut peer, "redeliver:1000");
     peer.message(subscription, 1);
     peer.send("DISCONNECT\nreceipt:d");
     assert_eq!(peer.again(), []);
+}
+
+/// Its messages went back to their queues when too many others had ended after it.
+#[test]
+fn what_is_forgotten_after_the_end_is_not_settled() {
+    let mut peer = Peer::connected("1.2");
+    let mut first = None;
+    for tag in 1..=17 {
+        let subscription = subscribe(&mut peer, "redeliver:1000");
+        let id = peer.message(subscription, tag);
+        first = first.or(Some(id));
+        peer.send("UNSUBSCRIBE\nid:a");
+        peer.all_done();
+    }
+    peer.send(&format!("ACK\nid:{}\nreceipt:r", first.unwrap()));
+    peer.assert_unsettled("r");
 }
 
 #[test]

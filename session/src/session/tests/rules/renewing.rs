@@ -333,10 +333,10 @@ fn a_client_may_end_or_acknowledge_what_it_has_lost() {
     peer.written.clear();
     peer.send("ACK\nid:1@@session-x@@1\nreceipt:a");
     assert!(peer.asked.is_empty(), "{:?}", peer.asked);
+    peer.assert_unsettled("a");
     peer.send("UNSUBSCRIBE\nid:s\nreceipt:b");
     peer.all_done();
-    let written = peer.written();
-    assert_eq!(written.len(), 2, "{written:?}");
+    peer.assert_receipts(&["b"]);
     assert!(peer.session.is_connected());
     // The name is free, before and after.
     let again = peer.subscribe("SUBSCRIBE\nid:s\ndestination:/queue/a");
@@ -348,6 +348,75 @@ fn a_client_may_end_or_acknowledge_what_it_has_lost() {
     peer.all_done();
     peer.send("UNSUBSCRIBE\nid:s");
     peer.assert_error("No subscription found");
+}
+
+/// Another client may be at work on the message by now.
+#[test]
+fn a_transaction_with_a_message_of_a_lost_subscription_does_nothing() {
+    for (headers, is_lost_first) in [
+        ("", false),
+        ("", true),
+        ("\nredeliver:1000", false),
+        ("\nredeliver:1000", true),
+    ] {
+        let mut peer = short();
+        let lost = peer.subscribe(&format!(
+            "SUBSCRIBE\nid:s\ndestination:/queue/a\nack:client-individual{headers}"
+        ));
+        let id = peer.message(lost, 1);
+        let acknowledge = |peer: &mut Peer| {
+            peer.send(&format!("ACK\ntransaction:t\nid:{id}"));
+        };
+        peer.send("BEGIN\ntransaction:t");
+        peer.send("SEND\ntransaction:t\ndestination:/t");
+        if !is_lost_first {
+            acknowledge(&mut peer);
+        }
+        let operation = peer.renewing("token:t");
+        peer.renewed(operation, 100, vec![lost]);
+        if is_lost_first {
+            acknowledge(&mut peer);
+        }
+        peer.written.clear();
+        peer.send("COMMIT\ntransaction:t\nreceipt:c");
+        assert!(peer.asked.is_empty(), "{:?}", peer.asked);
+        let error = peer.assert_error("message taken back");
+        assert_eq!(header(&error, "receipt-id"), Some("c"));
+    }
+}
+
+/// Its name may be another subscription's by then.
+#[test]
+fn a_message_of_a_lost_subscription_is_not_settled_by_a_second_copy() {
+    let mut peer = short();
+    let text = "SUBSCRIBE\nid:s\ndestination:/queue/a\nack:client-individual\nredeliver:1000";
+    let lost = peer.subscribe(text);
+    let id = peer.message(lost, 1);
+    let operation = peer.renewing("token:t");
+    peer.renewed(operation, 100, vec![lost]);
+    peer.subscribe(text);
+    peer.written.clear();
+    peer.send(&format!("ACK\nid:{id}\nreceipt:a"));
+    assert!(peer.asked.is_empty(), "{:?}", peer.asked);
+    peer.assert_unsettled("a");
+}
+
+/// Also if a hundred younger ones were lost before it.
+#[test]
+fn the_loss_of_an_old_subscription_is_told() {
+    let mut peer = short();
+    let old = peer.subscribe("SUBSCRIBE\nid:old\ndestination:/topic/a");
+    for number in 0..101 {
+        let id = peer.subscribe(&format!("SUBSCRIBE\nid:{number}\ndestination:/topic/a"));
+        let operation = peer.renewing("token:t");
+        peer.renewed(operation, 100, vec![id]);
+    }
+    peer.written.clear();
+    let operation = peer.renewing("token:t");
+    peer.renewed(operation, 100, vec![old]);
+    let written = peer.written();
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(header(&written[0], "subscription"), Some("old"));
 }
 
 /// A client that loses one subscription after the other takes no room for it.

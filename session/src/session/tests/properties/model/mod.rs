@@ -588,7 +588,9 @@ impl Model {
                 self.end_transaction(transaction.unwrap());
             }
             Command::Commit => assert!(self.end_transaction(transaction.unwrap()).0.is_empty()),
-            Command::Ack | Command::Nack if self.is_denied(frame) => {}
+            Command::Ack | Command::Nack if transaction.is_none() => {
+                assert!(self.is_denied(frame), "{frame:?} was accepted");
+            }
             Command::Send | Command::Ack | Command::Nack => {
                 let step = Step {
                     gathered: self.gathered(frame),
