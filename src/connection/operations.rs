@@ -661,7 +661,12 @@ impl Operations {
     }
 
     /// Settles a message of which the client says nothing.
-    fn settle_unasked(&mut self, subscription: SubscriptionId, tag: u64, verdict: Verdict) {
+    pub(super) fn settle_unasked(
+        &mut self,
+        subscription: SubscriptionId,
+        tag: u64,
+        verdict: Verdict,
+    ) {
         match (self.routes.find(subscription), &mut self.work) {
             (Some(Route::Dedicated(route)), work) => {
                 work.get_or_insert_default().settle(route, tag, verdict);

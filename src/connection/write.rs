@@ -5,7 +5,7 @@ use std::{
     time::Instant as StdInstant,
 };
 
-use stomp_session::{Delivered, Delivery, Problem, Session};
+use stomp_session::{Delivered, Delivery, Problem, Session, Verdict};
 use tokio::time::{Duration, Instant};
 
 use super::{
@@ -275,7 +275,8 @@ impl Writer {
         operations.heard(parcel);
         let now = turn.now();
         let mut is_kept = false;
-        match session.handle_delivery(now, delivery, &mut turn.head) {
+        let delivered = session.handle_delivery(now, delivery, &mut turn.head);
+        match delivered {
             Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // It cannot be requeued, and need not be: the stream keeps it.
@@ -305,7 +306,10 @@ impl Writer {
             None => message.tail(version, topics),
         };
         if link.takes_text_only() && !tail.is_text {
-            // It counts as received, or the broker would have it sent for ever.
+            // It must not come again, or its client could never stay.
+            if parcel.tag != 0 && delivered != Delivered::Done {
+                operations.settle_unasked(parcel.subscription, parcel.tag, Verdict::Discard);
+            }
             return Err(Problem::NotUtf8);
         }
         if parcel.dropped > 0 {

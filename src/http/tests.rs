@@ -607,6 +607,33 @@ async fn a_message_that_is_no_text_ends_a_sockjs_session() {
     assert_eq!(closed, "c[1011,\"server error\"]\n");
 }
 
+/// Its queue is rid of it: otherwise it would end each session of its client.
+#[tokio::test]
+async fn a_message_that_is_no_text_does_not_come_again() {
+    let server = server(10, TIMEOUT).await;
+    let mut other = open(&server, "/ws").await.unwrap();
+    let login = b"CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
+    other.send(Message::binary(login.to_vec())).await.unwrap();
+    let subscribe = r#"["SUBSCRIBE\nid:1\ndestination:/queue/x\nack:client\nreceipt:r\n\n\u0000"]"#;
+    let mut stream = polling(&server, "s").await;
+    say(&mut stream, "s", subscribe).await;
+    poll(&mut stream, "s").await;
+    let bad = b"SEND\ndestination:/queue/x\n\n\xff\0";
+    other.send(Message::binary(bad.to_vec())).await.unwrap();
+    let error = poll(&mut stream, "s").await;
+    assert!(error.contains("message:message not text"), "{error}");
+    let closed = poll(&mut stream, "s").await;
+    assert_eq!(closed, "c[1011,\"server error\"]\n");
+    let mut stream = polling(&server, "t").await;
+    say(&mut stream, "t", subscribe).await;
+    let receipt = poll(&mut stream, "t").await;
+    assert!(receipt.contains("RECEIPT"), "{receipt}");
+    let good = b"SEND\ndestination:/queue/x\n\ngood\0";
+    other.send(Message::binary(good.to_vec())).await.unwrap();
+    let message = poll(&mut stream, "t").await;
+    assert!(message.ends_with("\\n\\ngood\\u0000\"]\n"), "{message}");
+}
+
 /// A connection that is at a session leaves its place at the listener to others. When the session is
 /// over, it is at nothing, and has to go: otherwise a client could leave behind any number of them.
 #[tokio::test]
