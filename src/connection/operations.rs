@@ -45,11 +45,19 @@ pub(super) struct Operations {
     declared: Option<Box<Declared>>,
     /// `None` without operations.
     work: Option<Box<Work>>,
-    /// Messages to accept at the broker once they are written, and it is known how: the last one
-    /// of each subscription.
-    written: Vec<(SubscriptionId, u64)>,
+    /// Messages to accept at the broker once they are written, and it is known how; in the order in
+    /// which the link has taken them.
+    written: Vec<Written>,
     /// Credentials that came with the transport's opening, until the login begins.
     carried: Option<Box<Carried>>,
+}
+
+/// A message that the link has taken, and that is to be accepted.
+struct Written {
+    subscription: SubscriptionId,
+    tag: u64,
+    /// The bytes that have to be written until it is: its own, and those before it.
+    left: usize,
 }
 
 /// Queues for replies that the tasks of one operation are to make.
@@ -339,7 +347,16 @@ impl Operations {
     fn take_route(&mut self, subscription: SubscriptionId, context: &Context) -> Option<Route> {
         let route = self.routes.take(subscription)?;
         match &route {
-            Route::Dedicated(route) => route.sink().end(),
+            Route::Dedicated(route) => {
+                // What is on its way to the client is not to go to another, too.
+                if route.is_auto
+                    && let Some(tag) = self.take_written(subscription)
+                {
+                    let work = self.work.get_or_insert_default();
+                    work.accept(context.guard.mailbox(), subscription, route, tag);
+                }
+                route.sink().end();
+            }
             Route::Shared { .. } => context.guard.mailbox().end_subscription(subscription),
         }
         if let Some(rights) = context.rights() {
@@ -594,30 +611,69 @@ impl Operations {
         }
     }
 
-    /// The message is to be accepted at the broker when it is written, if its client does not
-    /// acknowledge by itself.
-    pub(super) fn will_accept(&mut self, parcel: &Parcel) {
-        let mut known = self.written.iter_mut().rev();
-        match known.find(|(id, _)| *id == parcel.subscription) {
-            Some((_, last)) => *last = parcel.tag,
-            None => self.written.push((parcel.subscription, parcel.tag)),
-        }
+    /// The message is to be accepted at the broker when so many bytes are written.
+    pub(super) fn will_accept(&mut self, parcel: &Parcel, pending: usize) {
+        self.written.push(Written {
+            subscription: parcel.subscription,
+            tag: parcel.tag,
+            left: pending,
+        });
     }
 
     /// All is written: accepts at the broker what an `ack:auto` client has been sent.
     pub(super) fn accept_written(&mut self, mailbox: &Arc<Mailbox>) {
+        let written = std::mem::take(&mut self.written);
+        self.written = self.accept(written, mailbox);
+    }
+
+    /// So many more bytes are written: accepts the messages that are complete by that. A client for
+    /// which more always waits is never sent all of it.
+    pub(super) fn accept_part(&mut self, bytes: usize, mailbox: &Arc<Mailbox>) {
+        for written in &mut self.written {
+            written.left = written.left.saturating_sub(bytes);
+        }
+        let complete = self.written.partition_point(|written| written.left == 0);
+        if complete > 0 {
+            let waiting = self.written.split_off(complete);
+            let written = std::mem::replace(&mut self.written, waiting);
+            let kept = self.accept(written, mailbox);
+            drop(self.written.splice(..0, kept));
+        }
+    }
+
+    /// Accepts these, each with all before it of its subscription. Returns those of which it is not
+    /// known how yet.
+    fn accept(&mut self, written: Vec<Written>, mailbox: &Arc<Mailbox>) -> Vec<Written> {
         // A subscription's first messages can come before the broker's word that it is open.
         let may_open = self.work.is_some();
-        for (subscription, tag) in std::mem::take(&mut self.written) {
+        let mut kept = Vec::new();
+        for last in last_of_each(written) {
+            let Written {
+                subscription, tag, ..
+            } = last;
             match self.routes.find(subscription) {
                 Some(Route::Dedicated(route)) if route.is_auto => {
                     let work = self.work.get_or_insert_default();
                     work.accept(mailbox, subscription, route, tag);
                 }
-                None if may_open => self.written.push((subscription, tag)),
+                None if may_open => kept.push(Written { left: 0, ..last }),
                 _ => {}
             }
         }
+        kept
+    }
+
+    /// The last message of the subscription that the link has taken; none of it is accepted later.
+    fn take_written(&mut self, subscription: SubscriptionId) -> Option<u64> {
+        let is_of = |written: &Written| written.subscription == subscription;
+        let last = self
+            .written
+            .iter()
+            .rev()
+            .find(|written| is_of(written))?
+            .tag;
+        self.written.retain(|written| !is_of(written));
+        Some(last)
     }
 
     /// Has the broker send messages again for which there was no room.
@@ -690,8 +746,10 @@ impl Operations {
         for (subscription, tag, verdict) in later.into_iter().flatten() {
             self.settle_unasked(subscription, tag, verdict);
         }
-        if !self.written.is_empty() && all_written {
+        if all_written {
             self.accept_written(mailbox);
+        } else {
+            self.accept_part(0, mailbox);
         }
     }
 
@@ -716,6 +774,19 @@ impl Operations {
     pub(super) fn close_subscriptions(&mut self) {
         self.routes.clear();
     }
+}
+
+/// The last message of each subscription.
+fn last_of_each(written: Vec<Written>) -> Vec<Written> {
+    let mut all: Vec<Written> = Vec::new();
+    for one in written {
+        let mut known = all.iter_mut();
+        match known.find(|other| other.subscription == one.subscription) {
+            Some(other) => *other = one,
+            None => all.push(one),
+        }
+    }
+    all
 }
 
 /// Tells the session that an operation is done. A denial that it survives is counted here; one that

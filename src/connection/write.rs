@@ -114,8 +114,9 @@ impl Writer {
         let mut is_empty = false;
         let mut turn = Turn::default();
         if let Some(blocked) = &mut self.blocked {
-            blocked.look_at(link.pending());
+            let written = blocked.look_at(link.pending());
             turn.under_way = std::mem::take(&mut blocked.under_way);
+            operations.accept_part(written, mailbox);
         }
         let left = self.write_again(&mut turn, link, session, context);
         // The session may want to be woken earlier than before.
@@ -236,7 +237,10 @@ impl Writer {
             Poll::Ready(Err(error)) => Err(Stop::Broken(error)),
             Poll::Pending => {
                 let pending = link.pending();
-                if pending >= CONGESTED && mailbox.stuck(pending, task) {
+                if pending < CONGESTED {
+                    // It has read most of what it was counted for.
+                    mailbox.unstuck();
+                } else if mailbox.stuck(pending, task) {
                     return Err(Stop::Cut);
                 }
                 let was_blocked = self.blocked.is_some();
@@ -248,7 +252,8 @@ impl Writer {
                     })
                 });
                 blocked.under_way = under_way;
-                blocked.look_at(pending);
+                let written = blocked.look_at(pending);
+                operations.accept_part(written, mailbox);
                 Ok(!was_blocked)
             }
         }
@@ -277,7 +282,6 @@ impl Writer {
         let mut is_kept = false;
         let delivered = session.handle_delivery(now, delivery, &mut turn.head);
         match delivered {
-            Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // It cannot be requeued, and need not be: the stream keeps it.
             Delivered::Kept if parcel.message.is_of_stream() => {
@@ -293,6 +297,7 @@ impl Writer {
                 return Ok(false);
             }
         }
+        let is_to_accept = delivered == Delivered::Done && parcel.tag != 0;
         let topics = &context.settings().stomp.default_topic_exchange;
         let (message, version) = (&parcel.message, session.version());
         // Part of a text need not be one.
@@ -307,7 +312,9 @@ impl Writer {
         };
         if link.takes_text_only() && !tail.is_text {
             // It must not come again, or its client could never stay.
-            if parcel.tag != 0 && delivered != Delivered::Done {
+            if is_to_accept {
+                operations.will_accept(parcel, link.pending());
+            } else if parcel.tag != 0 {
                 operations.settle_unasked(parcel.subscription, parcel.tag, Verdict::Discard);
             }
             return Err(Problem::NotUtf8);
@@ -335,6 +342,9 @@ impl Writer {
             turn.head.extend_from_slice(told.as_bytes());
         }
         self.message(tail, &turn.head, link, session, context);
+        if is_to_accept {
+            operations.will_accept(parcel, link.pending());
+        }
         if !parcel.is_past {
             turn.under_way
                 .add(&parcel.message, &context.session, link.pending());
@@ -356,8 +366,9 @@ impl Writer {
 
 impl Blocked {
     /// So many bytes are pending now. They become fewer outside of a flush, too: a response of SockJS
-    /// takes what there is, and a pong that is flushed takes along what waits before it.
-    fn look_at(&mut self, pending: usize) {
+    /// takes what there is, and a pong that is flushed takes along what waits before it. Returns how
+    /// many are written since the last time.
+    fn look_at(&mut self, pending: usize) -> usize {
         let written = self.left.saturating_sub(pending);
         self.left = pending;
         if written > 0 {
@@ -365,6 +376,7 @@ impl Blocked {
             self.since = Instant::now();
             self.under_way.written(written);
         }
+        written
     }
 }
 

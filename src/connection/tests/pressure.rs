@@ -156,6 +156,55 @@ async fn a_client_that_reads_slowly_is_not_cut() {
     assert!(dropped > 0);
 }
 
+/// What it has read of a queue is accepted meanwhile: beside a backlog that stays, the link is never
+/// empty.
+#[tokio::test(start_paused = true)]
+async fn a_queue_goes_on_beside_a_backlog_that_stays() {
+    const JOBS: usize = 150;
+    let house = House::with(mailbox(5, Overflow::DropOldest));
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.subscribe("2", "/queue/q", "").await;
+    client.wire.set_room(0);
+    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
+    settle().await;
+    // More than may be under way unaccepted (`auto_prefetch`).
+    for job in 0..JOBS {
+        house.publish("", "q", &job.to_string());
+    }
+    let body = "y".repeat(4_000);
+    let mut jobs = 0;
+    for _ in 0..2 * JOBS {
+        for _ in 0..5 {
+            house.publish("amq.topic", "a", &body);
+        }
+        client.wire.set_room(16_000);
+        let second = Instant::now() + Duration::from_secs(1);
+        while let Ok(frame) = timeout(second - Instant::now(), client.next()).await {
+            let frame = frame.expect("a frame, and not the end");
+            jobs += usize::from(frame.header("subscription") == Some("2"));
+        }
+    }
+    assert_eq!(jobs, JOBS);
+}
+
+/// The bytes of a client that does not read are counted while they are many, and no longer.
+#[tokio::test(start_paused = true)]
+async fn what_a_slow_client_has_read_is_not_counted() {
+    const LARGE: usize = 1_000_000;
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.set_room(0);
+    house.publish("amq.topic", "a", &"x".repeat(LARGE));
+    settle().await;
+    assert!(house.bytes_held() > LARGE, "{}", house.bytes_held());
+    client.wire.set_room(LARGE - 10_000);
+    settle().await;
+    client.expect_nothing();
+    assert!(house.bytes_held() < CONGESTED, "{}", house.bytes_held());
+}
+
 /// The client's frames are read even if there is always one more message for it.
 #[tokio::test(start_paused = true)]
 async fn a_client_with_endless_messages_is_still_read() {
