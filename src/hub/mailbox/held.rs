@@ -25,7 +25,7 @@ pub(super) struct Held {
     bytes: usize,
     /// How often each message was given up, the latest last. A broker does not count it for every
     /// kind of queue, so a message is known by its content.
-    rounds: VecDeque<(u64, u8)>,
+    rounds: VecDeque<(u64, u16)>,
 }
 
 impl Held {
@@ -71,7 +71,7 @@ impl Held {
         let at = self.rounds.iter().position(|(known, _)| *known == print);
         let rounds = at.and_then(|at| self.rounds.remove(at));
         let rounds = rounds.map_or(0, |(_, rounds)| rounds).saturating_add(1);
-        if rounds > most {
+        if rounds > u16::from(most) {
             return false;
         }
         if self.rounds.len() >= REMEMBERED {
@@ -102,4 +102,32 @@ fn fingerprint(message: &Message) -> u64 {
     message.properties.message_id.hash(&mut hasher);
     message.body.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::broker::Properties;
+
+    /// Also where it is the most that can be configured.
+    #[test]
+    fn a_message_has_its_rounds_and_no_more() {
+        const ONE: SubscriptionId = SubscriptionId(1);
+        for most in [0, 3, u8::MAX] {
+            let mut held = Held::default();
+            let mut rounds = 0;
+            for tag in 1..=1_000 {
+                let body = Bytes::from_static(b"poison");
+                let message = Message::new("".into(), "q".into(), Properties::default(), body);
+                held.put(ONE, tag, Arc::new(message));
+                if !held.give_up(ONE, tag, most) {
+                    break;
+                }
+                rounds += 1;
+            }
+            assert_eq!(rounds, u32::from(most));
+        }
+    }
 }
