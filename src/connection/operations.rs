@@ -611,6 +611,14 @@ impl Operations {
         }
     }
 
+    /// Keeps a message that is written again unless its client acknowledges it.
+    pub(super) fn hold(&self, parcel: &Parcel, mailbox: &Mailbox) {
+        match self.routes.find(parcel.subscription) {
+            Some(Route::Dedicated(route)) => route.sink().hold(parcel),
+            _ => mailbox.hold(parcel),
+        }
+    }
+
     /// The message is to be accepted at the broker when so many bytes are written.
     pub(super) fn will_accept(&mut self, parcel: &Parcel, pending: usize) {
         self.written.push(Written {

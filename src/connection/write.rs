@@ -288,7 +288,7 @@ impl Writer {
                 return Err(mapping::no_redelivery_of_streams());
             }
             Delivered::Kept => {
-                context.guard.mailbox().hold(parcel);
+                operations.hold(parcel, context.guard.mailbox());
                 is_kept = true;
             }
             // The subscription is over; its unsettled messages are requeued with it.

@@ -471,6 +471,31 @@ async fn all_come_through_lost_links_and_ends() {
     }
 }
 
+/// The link is lost between a message's way out of the mailbox and its writing.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_back_on_its_way_to_the_client_is_not_held() {
+    for comes_first in [false, true] {
+        let mailbox = mailbox(10);
+        let mut queue = Queue::new(ONE, &mailbox, 1);
+        queue.send();
+        let Some(Item::Parcel(old)) = take(&mailbox) else {
+            panic!("no message");
+        };
+        queue.take_back();
+        if comes_first {
+            queue.send();
+        }
+        queue.sink.hold(&old);
+        assert!(mailbox.held(ONE, old.tag).is_none());
+        queue.send();
+        let Some(Item::Parcel(anew)) = take(&mailbox) else {
+            panic!("no message");
+        };
+        queue.sink.hold(&anew);
+        assert!(mailbox.held(ONE, anew.tag).is_some());
+    }
+}
+
 /// RabbitMQ takes a stream's requeued message for accepted.
 #[tokio::test(start_paused = true)]
 async fn a_stream_s_slow_client_is_closed() {

@@ -467,14 +467,10 @@ impl Mailbox {
         }
     }
 
-    /// Keeps a message that is with its client, and may have to be written again.
+    /// Keeps a message that is with its client, and may have to be written again; one of a dedicated
+    /// consumer by [`DedicatedSink::hold`].
     pub fn hold(&self, parcel: &Parcel) {
-        let mut state = self.state.lock();
-        if !state.closed {
-            let waiting = state.dedicated.get_or_insert_default();
-            let message = Arc::clone(&parcel.message);
-            waiting.held.put(parcel.subscription, parcel.tag, message);
-        }
+        self.state.lock().hold(parcel);
     }
 
     /// A message that is [held](Mailbox::hold). `None`: the broker has taken it back.
@@ -810,6 +806,15 @@ impl MailboxState {
             self.dedicated = None;
         }
         parcel
+    }
+
+    /// Keeps a message that is with its client.
+    fn hold(&mut self, parcel: &Parcel) {
+        if !self.closed {
+            let waiting = self.dedicated.get_or_insert_default();
+            let message = Arc::clone(&parcel.message);
+            waiting.held.put(parcel.subscription, parcel.tag, message);
+        }
     }
 
     /// The state of dedicated consumers that is needed after the end.

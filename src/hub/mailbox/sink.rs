@@ -7,7 +7,7 @@ use std::sync::{
 
 use stomp_session::{Problem, SubscriptionId};
 
-use super::Mailbox;
+use super::{Mailbox, Parcel};
 use crate::broker::{BrokerError, Delivery, DeliverySink};
 
 /// The sink of a dedicated consumer: the mailbox of the client that subscribed.
@@ -15,9 +15,11 @@ use crate::broker::{BrokerError, Delivery, DeliverySink};
 pub struct DedicatedSink {
     mailbox: Arc<Mailbox>,
     subscription: SubscriptionId,
-    /// The tag of the last message that was added to the mailbox. This and the next are read and
+    /// The tag of the last message that was added to the mailbox. This and the next two are read and
     /// written under the mailbox's lock.
     last: AtomicU64,
+    /// Up to this tag, the broker has taken all messages back. Tags only grow.
+    stale: AtomicU64,
     has_ended: AtomicBool,
 }
 
@@ -29,7 +31,17 @@ impl DedicatedSink {
             mailbox,
             subscription,
             last: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
             has_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Keeps a message as [`Mailbox::hold`] does, unless the broker has taken it back since it was
+    /// taken out of the mailbox: then it comes anew, and the copy of before is not written again.
+    pub fn hold(&self, parcel: &Parcel) {
+        let mut state = self.mailbox.state.lock();
+        if parcel.tag > self.stale.load(Ordering::Relaxed) {
+            state.hold(parcel);
         }
     }
 
@@ -61,7 +73,8 @@ impl DeliverySink for DedicatedSink {
 
     fn taken_back(&self) {
         let mut state = self.mailbox.state.lock();
-        self.last.store(0, Ordering::Relaxed);
+        let last = self.last.swap(0, Ordering::Relaxed);
+        self.stale.fetch_max(last, Ordering::Relaxed);
         let subscription = self.subscription;
         self.mailbox
             .give_room(&mut state, |waiting| waiting.forget_all(subscription));
