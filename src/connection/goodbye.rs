@@ -6,7 +6,7 @@ use std::{future::poll_fn, time::Duration};
 use stomp_session::{CloseCode, Problem};
 use tokio::{
     task::yield_now,
-    time::{Instant, error::Elapsed, timeout},
+    time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 
 use super::{Connection, end::End, link::Link};
@@ -33,6 +33,8 @@ impl<L: Link> Connection<L> {
         self.log_end();
     }
 
+    /// Carries out what was read, and is not decoded yet, too: at its client's pace, for to go is no way
+    /// round that.
     async fn finish_operations(&mut self) {
         loop {
             self.act();
@@ -45,7 +47,13 @@ impl<L: Link> Connection<L> {
             }
             match poll_fn(|task| self.operations.poll_last(&self.context, task)).await {
                 Some(done) => self.handle_done(Instant::now(), done),
-                None => return,
+                None => match self.reader.paused_until() {
+                    Some(until) if !self.reader.is_empty() => {
+                        sleep_until(until).await;
+                        self.resume(Instant::now());
+                    }
+                    _ => return,
+                },
             }
         }
     }

@@ -229,7 +229,9 @@ impl<L: Link> Connection<L> {
 
     /// Hands the session its next frame; `false` if there is none, or it must wait.
     fn decode(&mut self) -> bool {
-        !is_congested(&self.link) && self.reader.decode(&mut self.session, &self.context)
+        // At the end nothing makes room for the answers any more, and they are few: of one read.
+        let has_room = self.ended.is_some() || !is_congested(&self.link);
+        has_room && self.reader.decode(&mut self.session, &self.context)
     }
 
     /// Waits for whatever comes first, and writes meanwhile.
@@ -403,8 +405,7 @@ impl<L: Link> Connection<L> {
                 .handle_problem(now.into_std(), Problem::Overloaded);
             return true;
         }
-        if let Err(problem) = self.reader.resume(now, &self.context) {
-            self.session.handle_problem(now.into_std(), problem);
+        if !self.resume(now) {
             return true;
         }
         // A client in the middle of a long message lives. And a client that reads slowly, or waits
@@ -414,6 +415,16 @@ impl<L: Link> Connection<L> {
         }
         self.session.handle_timeout(now.into_std());
         true
+    }
+
+    /// Reads the client again after a pause, if it is time; `false` if it has to go.
+    fn resume(&mut self, now: Instant) -> bool {
+        let resumed = self.reader.resume(now, &self.context);
+        let may_stay = resumed.is_ok();
+        if let Err(problem) = resumed {
+            self.session.handle_problem(now.into_std(), problem);
+        }
+        may_stay
     }
 
     fn handle_done(&mut self, now: Instant, done: Done) {

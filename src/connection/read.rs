@@ -89,8 +89,12 @@ impl Reader {
 
     /// Whether the client is not read for now, nor are its frames decoded, for it was too fast.
     pub(super) fn is_paused(&self) -> bool {
-        let aside = self.aside.as_ref();
-        aside.is_some_and(|aside| aside.pacing.is_paused())
+        self.paused_until().is_some()
+    }
+
+    /// When [`Reader::resume`] ends the pause, if there is one.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.aside.as_ref()?.pacing.deadline()
     }
 
     /// Goes on after a pause, if it is time.

@@ -396,3 +396,51 @@ async fn what_was_sent_before_the_link_broke_is_done() {
     client.wire.break_off();
     reader.expect_message("last").await;
 }
+
+/// Nor when the answers before it did not fit.
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_a_congested_link_broke_is_done() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let client = Client::connect(&house).await;
+    client.wire.set_room(0);
+    let long = "r".repeat(8_000);
+    let begins: String = (0..9)
+        .map(|number| format!("BEGIN\ntransaction:{number}\nreceipt:{long}\n\n\0"))
+        .collect();
+    client.send(begins + "SEND\ndestination:/topic/a\n\nlast\0");
+    settle().await;
+    reader.expect_nothing();
+    client.wire.break_off();
+    reader.expect_message("last").await;
+}
+
+/// Nor when its client was paused for it was too fast: it is done as soon as that is over.
+#[tokio::test(start_paused = true)]
+async fn what_a_client_that_is_too_fast_has_sent_is_done() {
+    let house = House::with(Options {
+        limits: Limits {
+            max_messages_per_second: 1,
+            ..Limits::default()
+        },
+        ..Options::default()
+    });
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let client = Client::connect(&house).await;
+    client.wire.set_room(0);
+    let begun = Instant::now();
+    // Ten may come at once.
+    let sends: String = (0..13)
+        .map(|number| format!("SEND\ndestination:/topic/a\nreceipt:{number}\n\n{number}\0"))
+        .collect();
+    client.send(sends);
+    settle().await;
+    client.wire.break_off();
+    for number in 0..13 {
+        reader.expect_message(&number.to_string()).await;
+    }
+    let took = begun.elapsed().as_secs();
+    assert!((1..=3).contains(&took), "{took} s");
+}
