@@ -49,9 +49,11 @@ pub(crate) struct Plan {
 #[derive(Debug, Default)]
 pub(crate) struct Redelivery {
     /// In the order of their numbers.
-    plans: Vec<(SubscriptionId, State)>,
+    plans: Vec<(SubscriptionId, Fate)>,
     /// Messages that were given up, and are not their client's any more; the latest last.
     given_up: VecDeque<Key>,
+    /// An acknowledgement without a receipt came too late.
+    was_late: bool,
     messages: BTreeMap<Key, Waiting>,
     /// When each message's time is over.
     due: BTreeSet<(Instant, Key)>,
@@ -61,7 +63,7 @@ pub(crate) struct Redelivery {
 
 /// What has become of a subscription.
 #[derive(Debug)]
-enum State {
+enum Fate {
     /// It is open.
     Open(Plan),
     /// It has ended, but acknowledgements may still come twice.
@@ -159,24 +161,24 @@ fn read_delays(text: &str) -> Option<Box<[u32]>> {
 impl Redelivery {
     /// A subscription asks for it.
     pub(crate) fn open(&mut self, subscription: SubscriptionId, plan: Plan) {
-        self.plans.push((subscription, State::Open(plan)));
+        self.plans.push((subscription, Fate::Open(plan)));
     }
 
     /// The subscription is over: nothing of it is written again.
     pub(crate) fn end(&mut self, subscription: SubscriptionId) {
-        self.end_as(subscription, State::Ended);
+        self.end_as(subscription, Fate::Ended);
     }
 
     /// The same, and what its client has not acknowledged is not its client's any more.
     pub(crate) fn take_back(&mut self, subscription: SubscriptionId) {
-        self.end_as(subscription, State::TakenBack);
+        self.end_as(subscription, Fate::TakenBack);
     }
 
-    fn end_as(&mut self, subscription: SubscriptionId, end: State) {
-        if let Some((_, state)) = self.plans.iter_mut().find(|(id, _)| *id == subscription) {
-            *state = end;
+    fn end_as(&mut self, subscription: SubscriptionId, end: Fate) {
+        if let Some((_, fate)) = self.plans.iter_mut().find(|(id, _)| *id == subscription) {
+            *fate = end;
         }
-        let has_ended = |(_, state): &(SubscriptionId, State)| !matches!(state, State::Open(_));
+        let has_ended = |(_, fate): &(SubscriptionId, Fate)| !matches!(fate, Fate::Open(_));
         let ended = self.plans.iter().filter(|plan| has_ended(plan)).count();
         if ended > MAX_ENDED
             && let Some(oldest) = self.plans.iter().position(has_ended)
@@ -199,10 +201,20 @@ impl Redelivery {
     /// Whether a message that is not unsettled is not its client's any more, rather than acknowledged.
     pub(crate) fn has_taken_back(&self, key: Key) -> bool {
         let (subscription, _) = key;
-        let is_taken_back = |(id, state): &(SubscriptionId, State)| {
-            *id == subscription && matches!(state, State::TakenBack)
+        let is_taken_back = |(id, fate): &(SubscriptionId, Fate)| {
+            *id == subscription && matches!(fate, Fate::TakenBack)
         };
         self.given_up.contains(&key) || self.plans.iter().any(is_taken_back)
+    }
+
+    /// An acknowledgement came too late, and had no receipt to say so: that of DISCONNECT does.
+    pub(crate) fn note_late(&mut self) {
+        self.was_late = true;
+    }
+
+    /// Whether one did.
+    pub(crate) fn was_late(&self) -> bool {
+        self.was_late
     }
 
     /// A message was written for the first time. Returns true if it will be written again unless it
@@ -333,8 +345,8 @@ impl Redelivery {
             .binary_search_by_key(&subscription, |(id, _)| *id)
             .ok()?;
         match &self.plans.get(at)?.1 {
-            State::Open(plan) => Some(plan),
-            State::Ended | State::TakenBack => None,
+            Fate::Open(plan) => Some(plan),
+            Fate::Ended | Fate::TakenBack => None,
         }
     }
 }

@@ -44,10 +44,14 @@ impl Session {
                 let receipt = frame.header("receipt").is_some();
                 self.phase = Phase::Disconnecting { receipt };
                 self.deadline = None;
+                let redelivery = self.redelivery.as_ref();
+                let was_late = redelivery.is_some_and(|redelivery| redelivery.was_late());
                 self.forget_work();
-                Ok(match receipt && self.has_unheard {
-                    true => Request::perform(Operation::Hear),
-                    false => Request::Nothing,
+                Ok(match receipt {
+                    // It need not ask to say so.
+                    true if was_late => Request::TooLate,
+                    true if self.has_unheard => Request::perform(Operation::Hear),
+                    _ => Request::Nothing,
                 })
             }
             Command::Connect | Command::Stomp => Err(Problem::AlreadyLoggedIn),
@@ -216,7 +220,14 @@ impl Session {
                 // must not wait for ever. COMMIT's receipt means that the message is settled.
                 Ok(Request::Nothing)
             }
-            (Standing::TakenBack, None) => Ok(Request::TooLate),
+            (Standing::TakenBack, None) => {
+                if let Some(redelivery) = &mut self.redelivery
+                    && frame.header("receipt").is_none()
+                {
+                    redelivery.note_late();
+                }
+                Ok(Request::TooLate)
+            }
             (Standing::Unsettled, None) => {
                 let stake = match frame.header("receipt") {
                     Some(_) => Stake::Receipt,

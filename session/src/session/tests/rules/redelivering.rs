@@ -147,6 +147,29 @@ fn a_late_acknowledgement_does_no_harm() {
     }
 }
 
+#[test]
+fn the_receipt_of_disconnect_says_that_an_acknowledgement_was_late() {
+    for is_late in [false, true] {
+        let mut peer = Peer::connected("1.2");
+        let subscription = subscribe(&mut peer, "redeliver:1000");
+        let ids = [1, 2].map(|tag| peer.message(subscription, tag));
+        peer.send(&format!("ACK\nid:{}\nreceipt:r", ids[0]));
+        peer.all_done();
+        peer.assert_receipts(&["r"]);
+        peer.next();
+        assert_eq!(peer.again().len(), 1);
+        peer.next();
+        assert_eq!(peer.given_up(), Some((2, GiveUp::Requeue)));
+        let id = &ids[usize::from(is_late)];
+        peer.send(&format!("ACK\nid:{id}"));
+        peer.send("DISCONNECT\nreceipt:d");
+        match is_late {
+            true => peer.assert_unsettled("d"),
+            false => peer.assert_receipts(&["d"]),
+        }
+    }
+}
+
 /// Somebody else may be at work on the message by now.
 #[test]
 fn a_transaction_with_a_message_that_was_given_up_does_nothing() {
