@@ -470,7 +470,7 @@ async fn the_bound_of_members_holds_over_nodes() {
         let node = &nodes[number % nodes.len()];
         async move { node.rooms.enter(&occupant).await }
     });
-    let answers = futures_util::future::join_all(asking).await;
+    let answers = join_all(asking).await;
     let admitted = answers.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(admitted as u64, MOST);
     for node in &nodes {

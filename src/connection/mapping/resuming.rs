@@ -260,7 +260,7 @@ mod tests {
         }
         assert_eq!(no_queue(&headers(&[last]), false), None);
         assert_eq!(no_queue(&headers(&[("x-match", "all"), last]), true), None);
-        let both = super::read(&headers(&[since, last]), true);
+        let both = read(&headers(&[since, last]), true);
         assert_eq!(named(both.err()), "since");
     }
 
