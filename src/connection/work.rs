@@ -396,15 +396,17 @@ impl Work {
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
     pub(super) fn accept(
         &mut self,
-        mailbox: &Arc<Mailbox>,
+        mailbox: &Mailbox,
         subscription: SubscriptionId,
         route: &Dedicated,
         tag: u64,
     ) {
-        let (mailbox, consumer) = (Arc::clone(mailbox), Arc::clone(route.consumer()));
+        // Now: messages that are asked for again meanwhile are requeued behind it.
+        let settling = mailbox.settling(subscription, tag, true);
+        let consumer = Arc::clone(route.consumer());
         let accepting = async move {
-            let settling = mailbox.settle(subscription, &*consumer, (tag, true), Verdict::Accept);
-            if let Err(error) = settling.await {
+            let accepted = settling.carry_out(&*consumer, (tag, true), Verdict::Accept);
+            if let Err(error) = accepted.await {
                 telemetry::acknowledging_failed(&error);
             }
         };

@@ -37,6 +37,7 @@ use stomp_session::SubscriptionId;
 use tokio::time::Instant;
 
 use super::{Parcel, held::Held};
+use crate::broker::{BrokerError, Consumer, Settled, Verdict};
 
 /// How long room is kept for a message that was asked for again.
 const ROOM_KEPT: Duration = Duration::from_secs(2);
@@ -113,6 +114,29 @@ pub enum Settling {
     Plain,
     /// One after the other: a tag, and true if it stands for all before it.
     Each(Vec<(u64, bool)>),
+}
+
+impl Settling {
+    /// Settles at the broker a message, or all up to it, as was decided.
+    ///
+    /// # Errors
+    /// As [`Consumer::settle`].
+    pub async fn carry_out(
+        self,
+        consumer: &dyn Consumer,
+        (tag, multiple): (u64, bool),
+        verdict: Verdict,
+    ) -> Result<Settled, BrokerError> {
+        let list = match self {
+            Self::Plain => return consumer.settle(tag, multiple, verdict).await,
+            Self::Each(list) => list,
+        };
+        let mut last = Settled::Stale;
+        for (tag, multiple) in list {
+            last = consumer.settle(tag, multiple, verdict).await?;
+        }
+        Ok(last)
+    }
 }
 
 impl DedicatedWaiting {

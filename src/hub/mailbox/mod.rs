@@ -442,19 +442,14 @@ impl Mailbox {
         (tag, multiple): (u64, bool),
         verdict: Verdict,
     ) -> Result<Settled, BrokerError> {
-        match self.settling(subscription, tag, multiple) {
-            Settling::Plain => consumer.settle(tag, multiple, verdict).await,
-            Settling::Each(list) => {
-                let mut last = Settled::Stale;
-                for (tag, multiple) in list {
-                    last = consumer.settle(tag, multiple, verdict).await?;
-                }
-                Ok(last)
-            }
-        }
+        let settling = self.settling(subscription, tag, multiple);
+        settling.carry_out(consumer, (tag, multiple), verdict).await
     }
 
-    fn settling(&self, subscription: SubscriptionId, tag: u64, multiple: bool) -> Settling {
+    /// How to do that. It has to be carried out before anything that is asked of the mailbox later:
+    /// which messages are left out of it is decided now.
+    #[must_use]
+    pub fn settling(&self, subscription: SubscriptionId, tag: u64, multiple: bool) -> Settling {
         let mut state = self.state.lock();
         let Some(waiting) = &mut state.dedicated else {
             return Settling::Plain;
