@@ -175,7 +175,10 @@ impl Redelivery {
     }
 
     fn end_as(&mut self, subscription: SubscriptionId, end: Fate) {
-        if let Some((_, fate)) = self.plans.iter_mut().find(|(id, _)| *id == subscription) {
+        // A client may end what was taken from it: that gives nothing back to it.
+        if let Some((_, fate)) = self.plans.iter_mut().find(|(id, _)| *id == subscription)
+            && !matches!(fate, Fate::TakenBack)
+        {
             *fate = end;
         }
         let has_ended = |(_, fate): &(SubscriptionId, Fate)| !matches!(fate, Fate::Open(_));

@@ -401,6 +401,34 @@ fn a_message_of_a_lost_subscription_is_not_settled_by_a_second_copy() {
     peer.assert_unsettled("a");
 }
 
+/// Nor if its client has ended it meanwhile: the broker has its messages again all the same.
+#[test]
+fn a_message_of_a_lost_subscription_is_not_settled_behind_its_end() {
+    for in_transaction in [false, true] {
+        let mut peer = short();
+        let text = "SUBSCRIBE\nid:s\ndestination:/queue/a\nack:client-individual\nredeliver:1000";
+        let lost = peer.subscribe(text);
+        let id = peer.message(lost, 1);
+        let operation = peer.renewing("token:t");
+        peer.renewed(operation, 100, vec![lost]);
+        peer.send("UNSUBSCRIBE\nid:s");
+        peer.all_done();
+        peer.asked.clear();
+        peer.written.clear();
+        if in_transaction {
+            peer.send("BEGIN\ntransaction:t");
+            peer.send("SEND\ntransaction:t\ndestination:/t");
+            peer.send(&format!("ACK\ntransaction:t\nid:{id}"));
+            peer.send("COMMIT\ntransaction:t");
+            peer.assert_error("message taken back");
+        } else {
+            peer.send(&format!("ACK\nid:{id}\nreceipt:a"));
+            peer.assert_unsettled("a");
+        }
+        assert!(peer.asked.is_empty(), "{:?}", peer.asked);
+    }
+}
+
 /// Also if a hundred younger ones were lost before it.
 #[test]
 fn the_loss_of_an_old_subscription_is_told() {
