@@ -1,7 +1,7 @@
 //! The end of a connection: completes what the client asked for, tells it the last words, closes its
 //! transport, and logs why.
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, task::Poll, time::Duration};
 
 use stomp_session::{CloseCode, Problem};
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 
-use super::{Connection, end::End, link::Link};
+use super::{Connection, end::End, event::Event, link::Link};
 use crate::telemetry::{self, Ending};
 
 /// How long the last words to a client may take, and before them what it asked for and left.
@@ -19,6 +19,8 @@ impl<L: Link> Connection<L> {
     /// The last words, and the end.
     pub(super) async fn finish(mut self) {
         self.context.guard.ends();
+        // However it ends in the end: by a kick meanwhile, say.
+        let may_be_told = self.ended.as_ref().is_none_or(|ended| ended.may_be_told());
         if !self.is_closing() {
             // It may have sent and gone: its requests are carried out all the same.
             self.context.set_gone();
@@ -26,7 +28,6 @@ impl<L: Link> Connection<L> {
         }
         self.context.leave();
         self.context.guard.mailbox().close();
-        let may_be_told = self.ended.as_ref().is_none_or(|ended| ended.may_be_told());
         if may_be_told {
             let _ = self.say_goodbye(self.last_words()).await;
         }
@@ -34,9 +35,12 @@ impl<L: Link> Connection<L> {
     }
 
     /// Carries out what was read, and is not decoded yet, too: at its client's pace, for to go is no way
-    /// round that.
+    /// round that; nor round a kick or a ban, which end what the broker has not heard of.
     async fn finish_operations(&mut self) {
         loop {
+            if let Some(problem) = self.context.guard.mailbox().take_revocation() {
+                self.handle(Event::Problem(problem));
+            }
             self.act();
             if self.is_closing() {
                 return;
@@ -45,9 +49,19 @@ impl<L: Link> Connection<L> {
                 yield_now().await;
                 continue;
             }
-            match poll_fn(|task| self.operations.poll_last(&self.context, task)).await {
-                Some(done) => self.handle_done(Instant::now(), done),
-                None => match self.reader.paused_until() {
+            let next = poll_fn(|task| {
+                // Also when it is the hook's answer that has come.
+                if let Some(problem) = self.context.guard.mailbox().take_revocation() {
+                    return Poll::Ready(Err(problem));
+                }
+                self.operations.poll_last(&self.context, task).map(Ok)
+            });
+            match next.await {
+                Err(problem) => {
+                    self.handle(Event::Problem(problem));
+                }
+                Ok(Some(done)) => self.handle_done(Instant::now(), done),
+                Ok(None) => match self.reader.paused_until() {
                     Some(until) if !self.reader.is_empty() => {
                         sleep_until(until).await;
                         self.resume(Instant::now());

@@ -444,3 +444,62 @@ async fn what_a_client_that_is_too_fast_has_sent_is_done() {
     let took = begun.elapsed().as_secs();
     assert!((1..=3).contains(&took), "{took} s");
 }
+
+/// Nor is it done behind a kick, though it is long gone.
+#[tokio::test(start_paused = true)]
+async fn a_kick_ends_what_a_client_that_was_too_fast_has_left() {
+    let house = House::with(Options {
+        limits: Limits {
+            max_messages_per_second: 1,
+            ..Limits::default()
+        },
+        ..Options::default()
+    });
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::new(&house);
+    client.send(CONNECT);
+    let connected = client.expect(Command::Connected).await;
+    let session = connected.header("session").unwrap();
+    client.wire.set_room(0);
+    // Ten may come at once.
+    let sends: String = (0..13)
+        .map(|number| format!("SEND\ndestination:/topic/a\nreceipt:{number}\n\n{number}\0"))
+        .collect();
+    client.send(sends);
+    settle().await;
+    client.wire.break_off();
+    settle().await;
+    let kick = format!(r#"{{"command":"kick","session":"{session}"}}"#);
+    house.publish(CONTROL, "", &kick);
+    client.expect_end().await;
+    house.publish("amq.topic", "a", "fence");
+    let mut heard = 0;
+    while reader.expect(Command::Message).await.body != "fence" {
+        heard += 1;
+    }
+    assert!((10..13).contains(&heard), "{heard}");
+}
+
+/// Nor what waits for the hook, which may take its time.
+#[tokio::test(start_paused = true)]
+async fn a_kick_ends_what_waits_for_the_hook_when_its_client_has_gone() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::new(&house);
+    client.send(CONNECT);
+    let connected = client.expect(Command::Connected).await;
+    let session = connected.header("session").unwrap();
+    house.hook.gate.close();
+    client.send("SEND\ndestination:/topic/a\n\n1\0SEND\ndestination:/topic/a\n\n2\0");
+    client.wire.hang_up();
+    settle().await;
+    let kick = format!(r#"{{"command":"kick","session":"{session}"}}"#);
+    house.publish(CONTROL, "", &kick);
+    settle().await;
+    house.hook.gate.open();
+    client.expect_error("kicked").await;
+    house.publish("amq.topic", "a", "fence");
+    reader.expect_message("fence").await;
+}
