@@ -1,10 +1,13 @@
-//! The queues that a connection has declared, by whatever command (pure).
+//! The queues that a connection has declared, by whatever command; and its subscriptions whose
+//! queues were deleted (pure).
 //!
 //! A queue is declared once for a connection, as the first SUBSCRIBE or SEND said it. Later frames
 //! use it, whatever they say of it: so does the plug-in, and a client that subscribes with
 //! `auto-delete`, say, sends to the queue without.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+
+use stomp_session::SubscriptionId;
 
 use crate::broker::{Argument, QueueSpec};
 
@@ -12,10 +15,18 @@ use crate::broker::{Argument, QueueSpec};
 const MAX_QUEUES: usize = 1_000;
 /// Bytes of arguments of one queue that are remembered with it. All that make sense take less.
 const MAX_ARGUMENTS: usize = 2_000;
+/// Subscriptions whose queues were deleted, and that are remembered: as many as a session remembers
+/// of those that have ended.
+const MAX_DELETED: usize = 16;
 
 /// The queues that one connection has declared.
 #[derive(Debug, Default)]
-pub(super) struct Declared(HashMap<Box<str>, DeclaredQueue>);
+pub(super) struct Declared {
+    queues: HashMap<Box<str>, DeclaredQueue>,
+    /// Subscriptions whose client has had their queues deleted, with all that it had not acknowledged;
+    /// the latest last.
+    deleted: VecDeque<SubscriptionId>,
+}
 
 #[derive(Debug)]
 struct DeclaredQueue {
@@ -26,7 +37,7 @@ struct DeclaredQueue {
 impl Declared {
     /// How the connection declared the queue of that name.
     pub(super) fn spec(&self, name: &str) -> Option<QueueSpec> {
-        Some(self.0.get(name)?.spec(name))
+        Some(self.queues.get(name)?.spec(name))
     }
 
     /// The queue that a SEND has to declare which would declare this one. `is_consumed`: the
@@ -47,22 +58,35 @@ impl Declared {
             _ => name.len(),
         };
         let arguments: usize = queue.arguments.iter().map(size).sum();
-        if self.0.len() >= MAX_QUEUES {
-            self.0.clear();
+        if self.queues.len() >= MAX_QUEUES {
+            self.queues.clear();
         }
         let name = queue.name.clone();
         let is_usual = queue == usual(&name) || arguments > MAX_ARGUMENTS;
         let known = DeclaredQueue {
             spec: (!is_usual).then(|| Box::new(queue)),
         };
-        self.0.insert(name, known);
+        self.queues.insert(name, known);
+    }
+
+    /// The client has ended this subscription, and had its queue deleted.
+    pub(super) fn note_deleted(&mut self, subscription: SubscriptionId) {
+        if self.deleted.len() >= MAX_DELETED {
+            self.deleted.pop_front();
+        }
+        self.deleted.push_back(subscription);
+    }
+
+    /// Whether it has: then nobody gets the messages that it had not acknowledged.
+    pub(super) fn has_deleted(&self, subscription: SubscriptionId) -> bool {
+        self.deleted.contains(&subscription)
     }
 
     /// The connection has no consumer on the queue any more.
     pub(super) fn left(&mut self, queue: &QueueSpec) {
         if queue.exclusive {
             // It was this connection's, and is gone.
-            self.0.remove(&queue.name);
+            self.queues.remove(&queue.name);
         }
     }
 }
@@ -107,7 +131,10 @@ mod tests {
         assert_eq!(declared.spec("r"), None);
         declared.note(usual("r"));
         assert_eq!(declared.spec("r"), Some(usual("r")));
-        assert!(declared.0["r"].spec.is_none(), "most queues take no room");
+        assert!(
+            declared.queues["r"].spec.is_none(),
+            "most queues take no room"
+        );
     }
 
     #[test]
@@ -132,11 +159,22 @@ mod tests {
     }
 
     #[test]
+    fn remembered_deletions_are_bounded() {
+        let mut declared = Declared::default();
+        for number in 0..=MAX_DELETED {
+            declared.note_deleted(SubscriptionId(u32::try_from(number).unwrap()));
+        }
+        assert_eq!(declared.deleted.len(), MAX_DELETED);
+        assert!(!declared.has_deleted(SubscriptionId(0)));
+        assert!(declared.has_deleted(SubscriptionId(1)));
+    }
+
+    #[test]
     fn remembered_queues_are_bounded() {
         let mut declared = Declared::default();
         for number in 0..3 * MAX_QUEUES {
             declared.note(usual(&number.to_string()));
-            assert!(declared.0.len() <= MAX_QUEUES);
+            assert!(declared.queues.len() <= MAX_QUEUES);
         }
         let long = Argument::Text("x".repeat(MAX_ARGUMENTS).into());
         declared.note(QueueSpec {
@@ -144,6 +182,6 @@ mod tests {
             ..usual("q")
         });
         assert_eq!(declared.missing(usual("q"), false), None);
-        assert!(declared.0["q"].spec.is_none());
+        assert!(declared.queues["q"].spec.is_none());
     }
 }

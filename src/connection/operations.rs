@@ -27,7 +27,7 @@ use super::{
     rights::Subscriptions,
     route::{Route, Routes},
     withdrawing::Withdrawing,
-    work::{Done, Handed, NewLogin, NotHanded, Task, Work},
+    work::{Done, Handed, NewLogin, NotHanded, Remains, Task, Work},
 };
 use crate::{
     auth::Carried,
@@ -40,8 +40,8 @@ use crate::{
 /// One client's operations under way.
 pub(super) struct Operations {
     routes: Routes,
-    /// Queues that SEND and SUBSCRIBE frames had declared; few connections have any, so it is 8
-    /// bytes instead of 48.
+    /// Queues that SEND and SUBSCRIBE frames had declared, and UNSUBSCRIBE frames deleted; few
+    /// connections have any, so they take 8 bytes in the others.
     declared: Option<Box<Declared>>,
     /// `None` without operations.
     work: Option<Box<Work>>,
@@ -226,8 +226,10 @@ impl Operations {
                         let acks = Arc::clone(kept.acks());
                         Task::Settle(acks, settle)
                     }),
+                    // Its client has had its queue deleted: nobody gets its messages again.
+                    None if self.has_deleted(settle.subscription) => None,
                     // It was taken from its client meanwhile, and others may have its messages by
-                    // now; or its queue went with it.
+                    // now.
                     None => match settle.stake {
                         Stake::Commit => return Err(Problem::TakenBack),
                         Stake::Receipt => {
@@ -376,6 +378,11 @@ impl Operations {
         Some(route)
     }
 
+    fn has_deleted(&self, subscription: SubscriptionId) -> bool {
+        let declared = self.declared.as_ref();
+        declared.is_some_and(|declared| declared.has_deleted(subscription))
+    }
+
     /// The queue of a SUBSCRIBE, as this connection has declared it before.
     fn known_queue(&self, subscribe: &Subscribe) -> Option<Box<QueueSpec>> {
         let declared = self.declared.as_ref()?;
@@ -479,11 +486,18 @@ impl Operations {
                 finish(session, now, operation, outcome);
                 self.accept_early(context, all_written);
             }
-            Done::Unsubscribed(operation, outcome, retired) => {
-                if let Some((subscription, mut route)) = retired {
-                    route.end();
-                    self.routes.push(subscription, Route::Dedicated(route));
-                }
+            Done::Unsubscribed(operation, subscription, remains) => {
+                let outcome = remains.map(|remains| match remains {
+                    Remains::Nothing => {}
+                    Remains::Retired(mut route) => {
+                        route.end();
+                        self.routes.push(subscription, Route::Dedicated(route));
+                    }
+                    Remains::Deleted => {
+                        let declared = self.declared.get_or_insert_default();
+                        declared.note_deleted(subscription);
+                    }
+                });
                 finish(session, now, operation, outcome);
             }
             Done::Handed(operation, Err(NotHanded { problem, replies })) => {

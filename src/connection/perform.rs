@@ -31,7 +31,7 @@ use super::{
     settling::{self, Owed},
     stored::{Keeper, Kept},
     tapped,
-    work::{Awaited, Done, Handed, NewLogin, NotHanded, Task},
+    work::{Awaited, Done, Handed, NewLogin, NotHanded, Remains, Task},
 };
 use crate::{
     auth::Carried,
@@ -384,20 +384,17 @@ pub(super) async fn unsubscribe(
     let Some(Route::Dedicated(route)) = route else {
         return Done::Operation(operation, Ok(()));
     };
-    let (outcome, retired) = match end(&context, &unsubscribe, &route).await {
-        Ok(true) => (Ok(()), Some((unsubscribe.subscription, route))),
-        Ok(false) => (Ok(()), None),
-        Err(problem) => (Err(problem), None),
-    };
-    Done::Unsubscribed(operation, outcome, retired)
+    let subscription = unsubscribe.subscription;
+    let remains = end(&context, &unsubscribe, route).await;
+    Done::Unsubscribed(operation, subscription, remains)
 }
 
-/// Ends a subscription; returns true if the client may still acknowledge something of it.
+/// Ends a subscription.
 async fn end(
     context: &Context,
     unsubscribe: &Unsubscribe,
-    route: &Dedicated,
-) -> Result<bool, Problem> {
+    route: Box<Dedicated>,
+) -> Result<Remains, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let deletes = mapping::unsubscribe_deletes_queue(route.request(), &unsubscribe.headers)?;
     let queue = route.queue();
@@ -407,13 +404,14 @@ async fn end(
     context.set_handing(true);
     if !deletes && !unsubscribe.kept.is_empty() {
         route.consumer().retire(&unsubscribe.kept).await?;
-        return Ok(true);
+        return Ok(Remains::Retired(route));
     }
     route.consumer().cancel().await?;
     if deletes {
         identity.vhost.host().delete_queue(queue).await?;
+        return Ok(Remains::Deleted);
     }
-    Ok(false)
+    Ok(Remains::Nothing)
 }
 
 /// Does the tasks of one operation: first every permission is asked for, so that nothing is done

@@ -55,13 +55,8 @@ pub(super) enum Done {
     ),
     /// Messages were handed to the broker, which has yet to confirm them.
     Handed(OperationId, Result<Handed, NotHanded>),
-    /// The answer to [`Action::Unsubscribe`], with a subscription of which the client may still
-    /// acknowledge something.
-    Unsubscribed(
-        OperationId,
-        Outcome,
-        Option<(SubscriptionId, Box<Dedicated>)>,
-    ),
+    /// The answer to [`Action::Unsubscribe`].
+    Unsubscribed(OperationId, SubscriptionId, Result<Remains, Problem>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
     /// The broker has heard of settlements, or may not have of one.
@@ -69,6 +64,16 @@ pub(super) enum Done {
     /// The user's groups, which presence wants, and the device it is on; and how many orders to ask
     /// for groups again there were before the question.
     Groups(Vec<Arc<str>>, Option<Box<Device>>, u64),
+}
+
+/// The remains of a subscription that its client has ended.
+pub(super) enum Remains {
+    /// Nothing.
+    Nothing,
+    /// Its client may still acknowledge something.
+    Retired(Box<Dedicated>),
+    /// Its queue was deleted, with what its client may still acknowledge.
+    Deleted,
 }
 
 /// The identity that a login proved, and what goes with it.

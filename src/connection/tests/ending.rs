@@ -472,6 +472,39 @@ async fn a_commit_acknowledges_behind_the_broker_s_confirms() {
     expect_the_job_again(&house).await;
 }
 
+/// A client that works off the last jobs of its durable subscription, and needs no more: its queue
+/// goes before the COMMIT, and with it what that acknowledges. Its result does not.
+#[tokio::test(start_paused = true)]
+async fn a_commit_behind_the_end_of_its_queue_is_done() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/results", "").await;
+    let mut client = Client::connect(&house).await;
+    let headers = "durable:true\nauto-delete:false\nack:client-individual\n";
+    client.subscribe("1", "/topic/work", headers).await;
+    let mut acks = Vec::new();
+    for body in ["job", "other"] {
+        house.publish("amq.topic", "work", body);
+        let job = client.expect_message(body).await;
+        acks.push(job.header("ack").unwrap().to_owned());
+    }
+    client.send(format!(
+        "BEGIN\ntransaction:t\n\n\0\
+         SEND\ndestination:/topic/results\ntransaction:t\n\nresult\0\
+         ACK\nid:{}\ntransaction:t\n\n\0\
+         UNSUBSCRIBE\nid:1\ndurable:true\nreceipt:u\n\n\0\
+         COMMIT\ntransaction:t\nreceipt:c\n\n\0",
+        acks[0]
+    ));
+    client.expect_receipt("u").await;
+    client.expect_receipt("c").await;
+    reader.expect_message("result").await;
+    // Nor is the other message anybody's again.
+    client.send(format!("ACK\nid:{}\nreceipt:a\n\n\0", acks[1]));
+    let receipt = client.expect(Command::Receipt).await;
+    assert_eq!(receipt.header("settled"), None);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_broker_s_silence_delays_an_error_only_so_long() {
     let house = House::new();
