@@ -66,6 +66,8 @@ const ASKING: u8 = 2;
 const LOOKED_FOR: u8 = 4;
 /// The link has ended.
 const GONE: u8 = 8;
+/// The broker has yet to confirm something.
+const CONFIRMING: u8 = 16;
 
 /// The identity that a login proved.
 pub(super) struct Identity {
@@ -298,6 +300,18 @@ impl Context {
     /// Whether the action that is being done waits for the hook.
     pub(super) fn is_asking(&self) -> bool {
         self.has_noted(ASKING)
+    }
+
+    /// The broker has yet to confirm something that the client sent, or nothing. As
+    /// [`Context::set_handing`].
+    pub(super) fn set_confirming(&self, is_confirming: bool) {
+        self.note(CONFIRMING, is_confirming);
+    }
+
+    /// Whether the broker has yet to confirm something that was done before the action that is being
+    /// done.
+    pub(super) fn is_confirming(&self) -> bool {
+        self.has_noted(CONFIRMING)
     }
 
     /// Whether the client is there still, as far as its link knows: for a login, during which the link

@@ -407,6 +407,7 @@ impl Operations {
         let Some(work) = &mut self.work else {
             return Poll::Pending;
         };
+        context.set_confirming(work.is_confirming());
         let done = work.poll(task);
         if done.is_pending() {
             if context.is_asking() {

@@ -578,7 +578,8 @@ async fn hand_over(
                 handed
                     .replies
                     .extend(open_replies(context, identity, replies).await?);
-                let answer = rooms::answer(context, identity, *asking, queue).await?;
+                let is_first = handed.confirms.is_empty();
+                let answer = rooms::answer(context, identity, *asking, queue, is_first).await?;
                 let confirm = identity.vhost.publish(answer).await?;
                 handed.confirms.push(Awaited::Broker(confirm));
             }

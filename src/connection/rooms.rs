@@ -1,7 +1,7 @@
 //! Rooms, as a connection has to do with them: its subscriptions enter them, and its client may ask
 //! who is in one.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::poll_fn, sync::Arc};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     broker::{Properties, Publish},
+    node::Ticket,
     presence::{
         PresenceError,
         rooms::{MemberListing, MemberPage, Occupancy, Occupant, Room, RoomRefusal, Rooms},
@@ -124,7 +125,7 @@ struct MemberAnswer {
 }
 
 /// The answer to a question, as a message to the queue for replies of that name. The client's right
-/// to read the room was asked for.
+/// to read the room was asked for. `is_first`: its operation has published nothing before.
 ///
 /// # Errors
 /// [`Problem::RoomsUnavailable`], [`Problem::InvalidHeader`]: no such cursor;
@@ -134,6 +135,7 @@ pub(super) async fn answer(
     identity: &Identity,
     asking: Asking,
     queue: Box<str>,
+    is_first: bool,
 ) -> Result<Publish, Problem> {
     let Asking {
         exchange,
@@ -180,7 +182,7 @@ pub(super) async fn answer(
     };
     // Texts and numbers always become JSON.
     let body = serde_json::to_vec(&answer).unwrap_or_default();
-    let body = charged(context, body.into()).await?;
+    let body = charged(context, body.into(), is_first).await?;
     Ok(Publish {
         exchange: Box::default(),
         routing_key: queue,
@@ -201,13 +203,24 @@ pub(super) async fn answer(
 ///
 /// # Errors
 /// [`Problem::Overloaded`].
-async fn charged(context: &Context, answer: Bytes) -> Result<Bytes, Problem> {
+async fn charged(context: &Context, answer: Bytes, is_first: bool) -> Result<Bytes, Problem> {
     let Some(account) = context.account() else {
         return Ok(answer);
     };
-    // It would wait for ever for what its own client's open transactions hold.
+    let size = answer.len();
+    let mut ticket = Ticket::default();
+    let mut own = 0_usize;
+    let claiming = poll_fn(|task| {
+        // When nothing is left before it, its client has only what waits behind it, or is in open
+        // transactions: that is given back by nobody before it has its room. More may have come since.
+        if is_first && !context.is_confirming() && account.used() > own {
+            ticket = Ticket::default();
+            own = account.used().saturating_add(size);
+        }
+        account.poll_more(own, size, &mut ticket, task)
+    });
     let patience = context.settings().operation_timeout;
-    let claimed = tokio::time::timeout(patience, account.claimed(answer.len())).await;
+    let claimed = tokio::time::timeout(patience, claiming).await;
     let claim = claimed.map_err(|_| Problem::Overloaded)?;
     Ok(claim.around(answer))
 }

@@ -336,6 +336,11 @@ impl Work {
         self.asking_later = None;
     }
 
+    /// Whether the broker has yet to confirm something.
+    pub(super) fn is_confirming(&self) -> bool {
+        !self.confirming.is_empty()
+    }
+
     pub(super) fn is_accepting(&self) -> bool {
         !self.accepting.is_empty()
     }

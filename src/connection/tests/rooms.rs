@@ -11,6 +11,11 @@ use crate::presence::{
 
 /// A house with rooms for so many members (0: any number), and their events.
 fn with_rooms(max_members: u64) -> (House, Arc<Outbox<RoomEvent>>) {
+    with_limits(max_members, Limits::default())
+}
+
+/// The same with these limits.
+fn with_limits(max_members: u64, limits: Limits) -> (House, Arc<Outbox<RoomEvent>>) {
     let events = Outbox::new();
     let node = Node {
         name: "node-1".into(),
@@ -26,6 +31,7 @@ fn with_rooms(max_members: u64) -> (House, Arc<Outbox<RoomEvent>>) {
     };
     let presence: Arc<dyn Presence> = Arc::new(MemoryPresence::new(node));
     let house = House::with(Options {
+        limits,
         presence: Some(presence),
         ..Options::default()
     });
@@ -146,6 +152,60 @@ async fn answers_are_counted_until_the_broker_has_them() {
     }
     settle().await;
     assert_eq!(used(), 0);
+}
+
+/// Room for one answer of a connection, and not for two.
+fn narrow() -> Limits {
+    Limits {
+        max_publishing_bytes: 50_000,
+        max_user_publishing_bytes: 100_000,
+        max_total_publishing_bytes: 500_000,
+        ..Limits::default()
+    }
+}
+
+/// They can be given back only behind it.
+#[tokio::test(start_paused = true)]
+async fn an_answer_does_not_wait_for_what_its_client_has_sent_behind_the_question() {
+    let (house, _events) = with_limits(0, narrow());
+    let mut client = curious(&house).await;
+    let body = "x".repeat(20_000);
+    let sends: String = (0..3)
+        .map(|number| format!("SEND\ndestination:/topic/a\nreceipt:{number}\n\n{body}\0"))
+        .collect();
+    client.send(format!("{ASK}{sends}"));
+    let mut commands = Vec::new();
+    for _ in 0..4 {
+        commands.push(client.next().await.unwrap().command);
+    }
+    let count = |wanted| {
+        commands
+            .iter()
+            .filter(|command| **command == wanted)
+            .count()
+    };
+    assert_eq!(count(Command::Message), 1, "{commands:?}");
+    assert_eq!(count(Command::Receipt), 3, "{commands:?}");
+    settle().await;
+    assert_eq!(house.services.memory.room().used(), 0);
+}
+
+/// But it does for the answers before it.
+#[tokio::test(start_paused = true)]
+async fn the_answers_of_a_client_are_bounded() {
+    let (house, _events) = with_limits(0, narrow());
+    let mut client = curious(&house).await;
+    house.slow.gate.close();
+    for _ in 0..10 {
+        client.send(ASK);
+    }
+    settle().await;
+    let used = house.services.memory.room().used();
+    assert!((20_000..=50_000).contains(&used), "{used}");
+    house.slow.gate.open();
+    for _ in 0..10 {
+        client.expect(Command::Message).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

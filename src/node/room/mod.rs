@@ -14,7 +14,6 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    future::poll_fn,
     hash::Hash,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -411,6 +410,12 @@ impl Account {
         state.connections.contains_key(&self.connection)
     }
 
+    /// Bytes that its connection has claimed, those of claims in the line too.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        of(&self.room.state.lock().connections, &self.connection)
+    }
+
     /// Whether somebody waits for room that this connection may have: for what all share, or for
     /// what its user may have.
     #[must_use]
@@ -429,12 +434,6 @@ impl Account {
         } else {
             state.gathered.insert(self.connection, bytes);
         }
-    }
-
-    /// Claims so many bytes, and waits until there is room.
-    pub async fn claimed(self: &Arc<Self>, bytes: usize) -> Claim {
-        let mut ticket = Ticket::default();
-        poll_fn(|context| self.poll_claim(bytes, &mut ticket, context)).await
     }
 
     /// Claims so many bytes, as soon as there is room; then `ticket` is empty. Of nothing, it
