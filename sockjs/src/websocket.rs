@@ -47,7 +47,7 @@ pub struct HyperSocket {
     stream: TokioIo<Upgraded>,
     protocol: WebSocketContext,
     max_message_size: usize,
-    /// Bytes that were taken since all was written last.
+    /// About how many bytes were taken, and the stream has not; 0 only if all is written.
     pending: usize,
     is_binary: bool,
     was_heard: bool,
@@ -125,6 +125,7 @@ impl HyperSocket {
     ) -> (&'a mut WebSocketContext, Through<'a, 'b>) {
         let through = Through {
             stream: &mut self.stream,
+            pending: &mut self.pending,
             context,
         };
         (&mut self.protocol, through)
@@ -296,6 +297,7 @@ impl Channel for HyperSocket {
 /// the task is woken when it can go on.
 struct Through<'a, 'b> {
     stream: &'a mut TokioIo<Upgraded>,
+    pending: &'a mut usize,
     context: &'a mut Context<'b>,
 }
 
@@ -309,12 +311,20 @@ impl Read for Through<'_, '_> {
 
 impl Write for Through<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.stream).poll_write(self.context, bytes))
+        let written = blocking(Pin::new(&mut *self.stream).poll_write(self.context, bytes))?;
+        *self.pending = left(*self.pending, written);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         blocking(Pin::new(&mut *self.stream).poll_flush(self.context))
     }
+}
+
+/// About how many bytes of `pending` are left when so many are written, those of the machine's own
+/// answers among them: none only once all is flushed, so that nobody takes it for done before.
+fn left(pending: usize, written: usize) -> usize {
+    pending.saturating_sub(written).max(pending.min(1))
 }
 
 /// A stream that takes nothing for now, so that the machine queues.
@@ -340,5 +350,20 @@ fn blocking<T>(outcome: Poll<io::Result<T>>) -> io::Result<T> {
     match outcome {
         Poll::Ready(outcome) => outcome,
         Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that reads slowly is told from one that does not read.
+    #[test]
+    fn what_is_pending_shrinks_as_it_is_written() {
+        assert_eq!(left(1000, 100), 900);
+        // Heads are shorter than they are counted for, and the machine answers by itself.
+        assert_eq!(left(1000, 1000), 1);
+        assert_eq!(left(1, 100), 1);
+        assert_eq!(left(0, 100), 0);
     }
 }
