@@ -43,6 +43,13 @@ pub trait Channel: Send + Unpin + 'static {
     /// About how many bytes were taken and are not written yet; 0 only if there are none.
     fn pending(&self) -> usize;
 
+    /// Whether bytes that are no longer [`pending`](Channel::pending) were written since the last
+    /// call. Over HTTP a request takes all that is pending at once, and its client may read for long
+    /// while more becomes pending: it is not stuck.
+    fn was_written(&mut self) -> bool {
+        false
+    }
+
     /// Writes all that was taken. Over HTTP it is ready when a request has taken all of it.
     ///
     /// # Errors

@@ -134,6 +134,10 @@ impl<W: WebSocket> Channel for FramedSocket<W> {
         self.socket.pending()
     }
 
+    fn was_written(&mut self) -> bool {
+        self.socket.was_written()
+    }
+
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
         self.socket.poll_flush(context)
     }

@@ -401,6 +401,12 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// Bytes of the answer were written: the client takes what there is, however slowly. Its
+    /// session's [`Channel::was_written`] tells it.
+    pub fn note_written(&self) {
+        self.session.ends.lock().state.note_written();
+    }
+
     /// The answer could not be written, though its last frame was taken. The session ends at once,
     /// unless its client has begun to receive again.
     pub fn failed(&self) {
@@ -478,6 +484,10 @@ impl Channel for HttpSession {
 
     fn pending(&self) -> usize {
         self.shared.ends.lock().state.pending()
+    }
+
+    fn was_written(&mut self) -> bool {
+        self.shared.ends.lock().state.was_written()
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {

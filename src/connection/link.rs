@@ -83,6 +83,12 @@ pub trait Link: Send + Unpin + 'static {
     /// About how many bytes were taken and are not written yet; 0 only if all are written.
     fn pending(&self) -> usize;
 
+    /// True if bytes that are no longer pending were written since the last call: those of an answer
+    /// over HTTP, which took all of them at once. Its client reads, though it takes no more yet.
+    fn was_written(&mut self) -> bool {
+        false
+    }
+
     /// Writes all that was taken.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub(super) struct Writer {
 }
 
 struct Blocked {
-    /// When the link took the last of it.
+    /// When the link took the last of it, or its client read on.
     since: Instant,
     /// The bytes that it still had to write when it was last looked at, with those handed to it since.
     left: usize,
@@ -114,7 +114,7 @@ impl Writer {
         let mut is_empty = false;
         let mut turn = Turn::default();
         if let Some(blocked) = &mut self.blocked {
-            let written = blocked.look_at(link.pending());
+            let written = blocked.look_at(link);
             turn.under_way = std::mem::take(&mut blocked.under_way);
             operations.accept_part(written, mailbox);
         }
@@ -252,7 +252,7 @@ impl Writer {
                     })
                 });
                 blocked.under_way = under_way;
-                let written = blocked.look_at(pending);
+                let written = blocked.look_at(link);
                 operations.accept_part(written, mailbox);
                 Ok(!was_blocked)
             }
@@ -365,15 +365,18 @@ impl Writer {
 }
 
 impl Blocked {
-    /// So many bytes are pending now. They become fewer outside of a flush, too: a response of SockJS
-    /// takes what there is, and a pong that is flushed takes along what waits before it. Returns how
-    /// many are written since the last time.
-    fn look_at(&mut self, pending: usize) -> usize {
+    /// Looks how many bytes are pending now. They become fewer outside of a flush, too: a response of
+    /// SockJS takes what there is, and a pong that is flushed takes along what waits before it.
+    /// Returns how many are written since the last time.
+    fn look_at(&mut self, link: &mut impl Link) -> usize {
+        let pending = link.pending();
         let written = self.left.saturating_sub(pending);
         self.left = pending;
-        if written > 0 {
-            // A client that reads slowly is the mailbox's to judge: it does read.
+        // A client that reads slowly is the mailbox's to judge: it does read.
+        if link.was_written() || written > 0 {
             self.since = Instant::now();
+        }
+        if written > 0 {
             self.under_way.written(written);
         }
         written

@@ -140,6 +140,9 @@ impl Lasting {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.written = self.written.saturating_add(count);
+                if let Some(delivery) = &self.delivery {
+                    delivery.note_written();
+                }
             }
             ready!(Pin::new(&mut *stream).poll_flush(context))?;
             (self.out, self.written) = (Vec::new(), 0);

@@ -28,6 +28,8 @@ pub(crate) struct SessionState {
     /// Bytes in `inbox`, with the cost of keeping them.
     waiting: usize,
     was_heard: bool,
+    /// Whether bytes of an answer were written, since the application has asked.
+    was_written: bool,
     /// Bytes of requests, messages or not, that the application has not been told of.
     untold: usize,
     /// Whether it has asked for them once: then it wants to know.
@@ -104,6 +106,7 @@ impl SessionState {
             inbox: VecDeque::new(),
             waiting: 0,
             was_heard: false,
+            was_written: false,
             untold: 0,
             is_asked: false,
             is_held: false,
@@ -204,6 +207,15 @@ impl SessionState {
     /// Bytes that no request has taken yet.
     pub(crate) fn pending(&self) -> usize {
         self.out.len()
+    }
+
+    /// Bytes of an answer were written, of those that its request has taken.
+    pub(crate) fn note_written(&mut self) {
+        self.was_written = true;
+    }
+
+    pub(crate) fn was_written(&mut self) -> bool {
+        std::mem::take(&mut self.was_written)
     }
 
     /// The application closes. The client still gets the messages before, and then this.

@@ -108,6 +108,27 @@ async fn a_client_that_fetches_what_waits_is_not_cut() {
     assert!((30..=36).contains(&patience), "{patience} s");
 }
 
+/// It has fetched much, and is still reading that when the next message waits.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_on_in_what_it_fetched_is_not_cut() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.be_fetched();
+    house.publish("amq.topic", "a", "waits");
+    settle().await;
+    for _ in 0..100 {
+        client.wire.reads_on();
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!client.task.is_finished());
+    // One that reads on no more has an end.
+    let start = Instant::now();
+    client.expect_end().await;
+    let patience = start.elapsed().as_secs();
+    assert!(patience <= 66, "{patience} s");
+}
+
 /// The same where something waits at each turn, so that no flush finds everything written.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_fetches_is_not_cut_while_always_more_waits() {

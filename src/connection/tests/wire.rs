@@ -41,6 +41,8 @@ struct State {
     calls: usize,
     on_flush: Option<OnFlush>,
     was_heard: bool,
+    /// An answer, which has taken all that waited, is written on.
+    was_written: bool,
     has_pings: bool,
     /// Sent, and not looked at by the client.
     pings: usize,
@@ -85,6 +87,7 @@ impl Wire {
             calls: 0,
             on_flush: None,
             was_heard: false,
+            was_written: false,
             has_pings: false,
             pings: 0,
             was_answered: false,
@@ -177,6 +180,11 @@ impl Wire {
         self.0.0.lock().was_heard = true;
     }
 
+    /// The client reads on in what it has fetched.
+    pub(super) fn reads_on(&self) {
+        self.0.0.lock().was_written = true;
+    }
+
     /// The transport has pings.
     pub(super) fn with_pings(self) -> Self {
         self.0.0.lock().has_pings = true;
@@ -266,6 +274,10 @@ impl Link for FakeLink {
 
     fn pending(&self) -> usize {
         self.0.0.0.lock().pending
+    }
+
+    fn was_written(&mut self) -> bool {
+        std::mem::take(&mut self.0.0.0.lock().was_written)
     }
 
     fn poll_flush(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), LinkError>> {

@@ -10,7 +10,10 @@ use sockjs_server::{
 };
 use tokio::{
     io::{AsyncReadExt as _, DuplexStream, duplex},
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
     task::JoinHandle,
     time::{Instant, sleep},
 };
@@ -284,8 +287,8 @@ async fn a_client_that_goes_ends_its_answer() {
     }
 }
 
-/// Says much to each client, and hears it.
-struct Talks;
+/// Says much to its client, and hears it. It can be asked whether bytes were written.
+struct Talks(Mutex<Option<UnboundedReceiver<oneshot::Sender<bool>>>>);
 
 const MUCH: usize = 128 * 1024;
 
@@ -298,10 +301,20 @@ impl Application for Talks {
     }
 
     fn serve<C: Channel>(&self, mut channel: C, (): ()) {
+        let mut asked = self.0.lock().take().expect("it has one client");
         tokio::spawn(async move {
             channel.send(Payload::text(&"x".repeat(MUCH)));
             let _ = channel.flush().await;
-            while let Ok(Some(_)) = channel.receive().await {}
+            loop {
+                tokio::select! {
+                    received = channel.receive() => {
+                        let Ok(Some(_)) = received else {
+                            return;
+                        };
+                    }
+                    Some(tell) = asked.recv() => tell.send(channel.was_written()).unwrap(),
+                }
+            }
         });
     }
 }
@@ -312,11 +325,12 @@ async fn a_session_learns_what_became_of_its_answer() {
     let sockjs = Arc::new(SockJs::new(Options::at("/s")));
     let (mut client, stream) = duplex(64 * 1024);
     let service = Arc::clone(&sockjs);
+    let (asks, asked) = unbounded_channel();
+    let talks = Arc::new(Talks(Mutex::new(Some(asked))));
     let answer = move |request: Request<Incoming>| {
-        let sockjs = Arc::clone(&service);
+        let (sockjs, talks) = (Arc::clone(&service), Arc::clone(&talks));
         async move {
             let from = SocketAddr::from(([127, 0, 0, 1], 1));
-            let talks = Arc::new(Talks);
             let begun = sockjs.begin_with::<HyperSocket, _, _>(&talks, request, from);
             of_sockjs(begun.await)
         }
@@ -339,7 +353,16 @@ async fn a_session_learns_what_became_of_its_answer() {
     // Longer than a session waits for a client that is away.
     sleep(WRITE_TIMEOUT / 2).await;
     assert!(!session.is_over());
+    // All was taken, and is on its way for as long as the client reads.
+    let was_written = async || {
+        sleep(Duration::from_millis(1)).await;
+        let (tell, told) = oneshot::channel();
+        asks.send(tell).unwrap();
+        told.await.unwrap()
+    };
+    assert!(was_written().await && !was_written().await);
     client.read_exact(&mut some).await.unwrap();
+    assert!(was_written().await && !was_written().await);
     drop(client);
     sleep(Duration::from_millis(1)).await;
     assert!(session.is_over());

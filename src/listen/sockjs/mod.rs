@@ -89,6 +89,10 @@ impl<C: Channel> Link for C {
         Channel::pending(self)
     }
 
+    fn was_written(&mut self) -> bool {
+        Channel::was_written(self)
+    }
+
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         Channel::poll_flush(self, context).map_err(LinkError::from)
     }
