@@ -41,6 +41,13 @@ impl SendError {
         };
         Refusal::new(status, self.to_string())
     }
+
+    /// Whether a client that sends on would leave out messages. The protocol has a session go on
+    /// after a payload that is none.
+    fn leaves_a_hole(&self) -> bool {
+        use Undecodable::{BrokenJson, NoMessages};
+        !matches!(self, Self::Undecodable(BrokenJson | NoMessages))
+    }
 }
 
 /// Whether a body is a form, and not the JSON itself.
@@ -80,6 +87,28 @@ impl Pace {
 /// # Errors
 /// [`SendError`].
 pub(crate) async fn send<B>(
+    session: &Arc<SharedSession>,
+    body: B,
+    is_form: bool,
+    pace: Pace,
+    received: fn(usize),
+) -> Result<(), SendError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    // A form in an iframe does not learn how its request went, and its client sends on.
+    let unheard = is_form.then(|| session.untaken());
+    let sent = hand_over(session, body, is_form, pace, received).await;
+    let is_hole = sent.as_ref().is_err_and(SendError::leaves_a_hole);
+    if let Some(unheard) = unheard
+        && !is_hole
+    {
+        unheard.taken();
+    }
+    sent
+}
+
+async fn hand_over<B>(
     session: &Arc<SharedSession>,
     body: B,
     is_form: bool,

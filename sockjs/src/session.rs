@@ -208,6 +208,11 @@ impl SharedSession {
         })
     }
 
+    /// Messages are on their way that are lost unless [`Untaken::taken`] is called.
+    pub(crate) fn untaken(&self) -> Untaken<'_> {
+        Untaken(Some(self))
+    }
+
     fn end(&self, end: impl FnOnce(&mut SessionState)) {
         let mut ends = self.ends.lock();
         end(&mut ends.state);
@@ -271,9 +276,9 @@ impl Turn<'_> {
         drop(claim);
         let most = self.shared.max_waiting;
         let has_room = |state: &SessionState| state.has_room(most) || state.is_closed();
-        let mut untaken = Untaken(Some(self.shared));
+        let untaken = self.shared.untaken();
         self.shared.wait(has_room).await;
-        untaken.0 = None;
+        untaken.taken();
         let mut ends = self.shared.ends.lock();
         ends.state.take_in(messages);
         ends.wake_application();
@@ -281,9 +286,18 @@ impl Turn<'_> {
     }
 }
 
-/// Messages that came whole and wait for room. If their request is gone before, they are lost: the
-/// next ones would be joined to what came before these.
-struct Untaken<'a>(Option<&'a SharedSession>);
+/// Messages that wait, of a client that will not send them again. If their request is gone before
+/// they are taken, they are lost, and the session ends: the next ones would be joined to what came
+/// before these.
+#[derive(Debug)]
+pub(crate) struct Untaken<'a>(Option<&'a SharedSession>);
+
+impl Untaken<'_> {
+    /// They are with the session, or there are none.
+    pub(crate) fn taken(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Untaken<'_> {
     fn drop(&mut self) {
@@ -886,6 +900,58 @@ mod tests {
         assert!(matches!(sent(false).await, Ok(Err(SendError::TooSlow))));
         assert_eq!(heard(&mut session).await, "first");
         assert!(has_ended(&mut session).await);
+    }
+
+    /// It does not learn how its request went, and sends on.
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_is_not_taken_ends_the_session() {
+        let send = async |shared: &Arc<SharedSession>, text: &'static str, patience: Duration| {
+            let sending = crate::send::send(
+                shared,
+                Slow::new(vec![text]),
+                true,
+                Pace {
+                    patience,
+                    has_seat: false,
+                },
+                |_| (),
+            );
+            timeout(LONG, sending).await
+        };
+        // In vain for its turn.
+        let (shared, _session) = open(10);
+        let turn = shared.turn().await.expect("it is open");
+        let sent = send(&shared, "d=[\"x\"]", LONG / 2).await;
+        assert!(matches!(sent, Ok(Err(SendError::TooSlow))));
+        drop(turn);
+        assert!(shared.is_over());
+        // Its request broke off meanwhile.
+        let (shared, _session) = open(10);
+        let turn = shared.turn().await.expect("it is open");
+        assert!(send(&shared, "d=[\"x\"]", 2 * LONG).await.is_err());
+        drop(turn);
+        assert!(shared.is_over());
+        // It was too slow, or its message too long.
+        let (shared, _session) = open(10);
+        let sent = send(&shared, "d=[\"x\"]", SLOW / 2).await;
+        assert!(matches!(sent, Ok(Err(SendError::TooSlow))));
+        assert!(shared.is_over());
+        let (shared, _session) = open(10);
+        let long = format!("d=[\"{}\"]", "x".repeat(2000)).leak();
+        let sent = send(&shared, long, LONG).await;
+        let is_too_long =
+            |error| matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }));
+        assert!(sent.unwrap().is_err_and(is_too_long));
+        assert!(shared.is_over());
+        // The protocol's tests go on after these.
+        let (shared, mut session) = open(10);
+        for text in ["d=[\"x", "d=", "p=p"] {
+            let sent = send(&shared, text, LONG).await;
+            assert!(matches!(sent, Ok(Err(SendError::Undecodable(_)))), "{text}");
+        }
+        assert!(matches!(send(&shared, "d=[\"x\"]", LONG).await, Ok(Ok(()))));
+        assert_eq!(heard(&mut session).await, "x");
+        assert!(!shared.is_over());
     }
 
     /// A form in an iframe does not even learn that its request broke off.
