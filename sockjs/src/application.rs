@@ -87,7 +87,8 @@ pub trait Caller: Send + Sync {
 
     /// The request belongs to this session. A server that bounds connections can count this one as
     /// the session's: see [`SharedSession::seat`]. Whether it may send for as long as the session
-    /// makes it wait: otherwise it waits for [`Caller::patience`].
+    /// makes it wait: otherwise it waits for [`Caller::patience`], if three other requests of the
+    /// session send already.
     fn joins(&self, session: &Arc<SharedSession>) -> bool {
         let _ = session;
         true

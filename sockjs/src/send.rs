@@ -64,16 +64,16 @@ pub(crate) fn is_form(headers: &HeaderMap) -> bool {
 pub(crate) struct Pace {
     /// For each part of its body, and for room.
     pub(crate) patience: Duration,
-    /// Whether its connection counts as the session's. The session has few of them, and they wait
-    /// for as long as the application does not receive.
-    pub(crate) has_seat: bool,
+    /// Whether it may wait for as long as the application does not receive, however many others do:
+    /// its connection counts as the session's, which has few of them.
+    pub(crate) may_wait: bool,
 }
 
 impl Pace {
-    /// Waits for the session. Without a seat not for ever: a client can open any number of
+    /// Waits for the session, and not for ever where it may not: a client can open any number of
     /// connections.
     async fn wait<T>(self, session: impl Future<Output = T>) -> Result<T, SendError> {
-        if self.has_seat {
+        if self.may_wait {
             return Ok(session.await);
         }
         let waited = timeout(self.patience, session).await;
@@ -96,6 +96,11 @@ pub(crate) async fn send<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    let sending = session.begin_sending();
+    let pace = Pace {
+        may_wait: pace.may_wait || sending.is_one_of_few,
+        ..pace
+    };
     // A form in an iframe does not learn how its request went, and its client sends on.
     let unheard = is_form.then(|| session.untaken());
     let sent = hand_over(session, body, is_form, pace, received).await;

@@ -167,11 +167,11 @@ impl SockJs {
                 let Some(session) = self.sessions.find(query) else {
                     return common.refuse(&no_session());
                 };
-                let has_seat = caller.joins(&session);
+                let may_wait = caller.joins(&session);
                 let is_form = endpoint == Endpoint::JsonpSend && send::is_form(headers);
                 let pace = Pace {
                     patience: caller.patience(),
-                    has_seat,
+                    may_wait,
                 };
                 let (body, received) = (request.into_body(), self.options.received);
                 let sent = send::send(&session, body, is_form, pace, received).await;

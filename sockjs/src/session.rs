@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -30,7 +30,10 @@ use crate::{
 
 /// HTTP connections that a session has seats for: one receives, another sends, and a third may be
 /// about to take over.
-const MAX_SEATS: usize = 3;
+const MAX_SEATS: u32 = 3;
+/// Requests that may send at a time without waiting in vain, whatever connections they come by: a
+/// proxy that keeps its own may send each by another one, while the seats are at those that rest.
+const MAX_SENDING: u32 = 3;
 
 /// How long a closed session keeps its name at most, however long an open one waits for its client:
 /// it has no place at the application any more.
@@ -49,7 +52,9 @@ pub struct SharedSession {
     sending: tokio::sync::Mutex<Seam>,
     /// There is room again for the client's messages, or the session is over.
     changed: Notify,
-    seats: AtomicUsize,
+    seats: AtomicU32,
+    /// Requests that send now.
+    sending_requests: AtomicU32,
     /// The identity of the caller that opened it.
     identity: Option<Box<str>>,
     /// For the client's messages, once the application has set it.
@@ -82,7 +87,8 @@ impl SharedSession {
             max_payload_size: AtomicUsize::new(sizes.payload),
             sending: tokio::sync::Mutex::default(),
             changed: Notify::new(),
-            seats: AtomicUsize::new(0),
+            seats: AtomicU32::new(0),
+            sending_requests: AtomicU32::new(0),
             identity,
             budget: OnceLock::new(),
         })
@@ -200,12 +206,21 @@ impl SharedSession {
     /// seat. `None`: all three are taken.
     #[must_use]
     pub fn seat(self: &Arc<Self>) -> Option<Seat> {
-        let more = |count: usize| count.checked_add(1).filter(|count| *count <= MAX_SEATS);
+        let more = |count: u32| count.checked_add(1).filter(|count| *count <= MAX_SEATS);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
         self.seats.fetch_update(set, fetch, more).ok()?;
         Some(Seat {
             session: Arc::clone(self),
         })
+    }
+
+    /// A request that sends begins.
+    pub(crate) fn begin_sending(&self) -> Sending<'_> {
+        let others = self.sending_requests.fetch_add(1, Ordering::Relaxed);
+        Sending {
+            shared: self,
+            is_one_of_few: others < MAX_SENDING,
+        }
     }
 
     /// Messages are on their way that are lost unless [`Untaken::taken`] is called.
@@ -283,6 +298,20 @@ impl Turn<'_> {
         ends.state.take_in(messages);
         ends.wake_application();
         Ok(())
+    }
+}
+
+/// A request that sends.
+#[derive(Debug)]
+pub(crate) struct Sending<'a> {
+    shared: &'a SharedSession,
+    /// Whether few others did so when it began.
+    pub(crate) is_one_of_few: bool,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.shared.sending_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -639,8 +668,14 @@ mod tests {
     fn seated(patience: Duration) -> Pace {
         Pace {
             patience,
-            has_seat: true,
+            may_wait: true,
         }
+    }
+
+    /// As many requests as may send at a time.
+    fn enough(shared: &SharedSession) -> Vec<Sending<'_>> {
+        let begin = |_| shared.begin_sending();
+        (0..MAX_SENDING).map(begin).collect()
     }
 
     /// A body of which a part comes every four seconds.
@@ -882,9 +917,10 @@ mod tests {
     async fn a_request_without_a_seat_waits_for_so_long() {
         const PATIENCE: Duration = Duration::from_secs(30);
         let (shared, mut session) = open(10);
+        let others = enough(&shared);
         let sent = async |has_seat: bool| {
             let pace = Pace {
-                has_seat,
+                may_wait: has_seat,
                 ..seated(PATIENCE)
             };
             let body = Slow::new(vec!["[\"x\"]"]);
@@ -900,6 +936,36 @@ mod tests {
         assert!(matches!(sent(false).await, Ok(Err(SendError::TooSlow))));
         assert_eq!(heard(&mut session).await, "first");
         assert!(has_ended(&mut session).await);
+        drop(others);
+    }
+
+    /// The seats may be at connections that a proxy keeps.
+    #[tokio::test(start_paused = true)]
+    async fn one_of_few_requests_waits_without_a_seat() {
+        let (shared, mut session) = open(10);
+        let pace = Pace {
+            may_wait: false,
+            ..seated(LONG / 2)
+        };
+        let send = || crate::send::send(&shared, Slow::new(vec!["[\"x\"]"]), false, pace, |_| ());
+        let turn = shared.turn().await.expect("it is open");
+        let mut few = std::pin::pin!(async { tokio::join!(send(), send(), send()) });
+        assert!(timeout(2 * LONG, few.as_mut()).await.is_err());
+        // Further ones do not, and leave no trace.
+        for _ in 0..2 {
+            let further = timeout(LONG, send()).await;
+            assert!(matches!(further, Ok(Err(SendError::TooSlow))));
+        }
+        drop(turn);
+        let receiving = async {
+            for _ in 0..3 {
+                assert_eq!(heard(&mut session).await, "x");
+            }
+        };
+        let (few, ()) = timeout(2 * LONG, async { tokio::join!(few, receiving) })
+            .await
+            .unwrap();
+        assert!(matches!(few, (Ok(()), Ok(()), Ok(()))), "{few:?}");
     }
 
     /// It does not learn how its request went, and sends on.
@@ -912,7 +978,7 @@ mod tests {
                 true,
                 Pace {
                     patience,
-                    has_seat: false,
+                    may_wait: false,
                 },
                 |_| (),
             );
@@ -920,10 +986,10 @@ mod tests {
         };
         // In vain for its turn.
         let (shared, _session) = open(10);
-        let turn = shared.turn().await.expect("it is open");
+        let (turn, others) = (shared.turn().await, enough(&shared));
         let sent = send(&shared, "d=[\"x\"]", LONG / 2).await;
         assert!(matches!(sent, Ok(Err(SendError::TooSlow))));
-        drop(turn);
+        drop((turn, others));
         assert!(shared.is_over());
         // Its request broke off meanwhile.
         let (shared, _session) = open(10);
@@ -940,7 +1006,7 @@ mod tests {
         let long = format!("d=[\"{}\"]", "x".repeat(2000)).leak();
         let sent = send(&shared, long, LONG).await;
         let is_too_long =
-            |error| matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }));
+            |error: SendError| matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }));
         assert!(sent.unwrap().is_err_and(is_too_long));
         assert!(shared.is_over());
         // The protocol's tests go on after these.

@@ -181,7 +181,7 @@ impl Caller for Client {
 
     /// The client's connection is now one of this session's, if the session has a seat for it. Once
     /// the session is logged in, the connection gives its place back. Without a seat it keeps the
-    /// place, and may not have it for long.
+    /// place, and only few requests of a session may have one for long.
     fn joins(&self, session: &Arc<SharedSession>) -> bool {
         let has_seat = self.place.sits_at(session);
         if has_seat && session.has_budget() {

@@ -696,14 +696,51 @@ async fn no_connection_waits_for_a_session_for_ever() {
     }
     let (mut ticks, mut most) = (tokio::time::interval(PATIENCE / 20), 0);
     let waiting = async {
-        // One of them has the third seat.
-        while most < 4 || places.taken() > 0 {
+        // One of them has the third seat. Another one is the third request that sends, and waits
+        // without a seat.
+        while most < 4 || places.taken() > 1 {
             most = most.max(places.taken());
             let _ = sender.write_all(b" ").await;
             ticks.tick().await;
         }
     };
     timeout(TIMEOUT / 2, waiting).await.expect("they wait on");
+}
+
+/// A proxy that keeps its connections sends each request by any of them, and those that it sent by
+/// before have the seats.
+#[tokio::test]
+async fn the_only_request_that_waits_needs_no_seat() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const TICKS: u32 = 20;
+    let server = server(10, PATIENCE).await;
+    let mut receiver = polling(&server, "s").await;
+    let poll = post("s/xhr", "", "");
+    receiver.write_all(poll.as_bytes()).await.unwrap();
+    let mut sender = TcpStream::connect(server.address).await.unwrap();
+    let mut resting = TcpStream::connect(server.address).await.unwrap();
+    for stream in [&mut resting, &mut sender] {
+        say(stream, "s", "[]").await;
+    }
+    // It takes twice as long as others have patience, and has the turn meanwhile.
+    let length = 2 + 2 * TICKS;
+    let head = format!(
+        "POST /stomp/000/s/xhr_send HTTP/1.1\r\nhost: test\r\ncontent-length: {length}\r\n\r\n["
+    );
+    sender.write_all(head.as_bytes()).await.unwrap();
+    let mut ticks = tokio::time::interval(PATIENCE / TICKS);
+    let sending = async {
+        for _ in 0..2 * TICKS {
+            ticks.tick().await;
+            sender.write_all(b" ").await.unwrap();
+        }
+        ask(&mut sender, "]").await
+    };
+    let mut fourth = TcpStream::connect(server.address).await.unwrap();
+    let request = post("s/xhr_send", "", "[]");
+    let (sent, waited) = tokio::join!(sending, ask(&mut fourth, &request));
+    assert!(sent.starts_with("HTTP/1.1 204 "), "{sent}");
+    assert!(waited.starts_with("HTTP/1.1 204 "), "{waited}");
 }
 
 #[tokio::test]
