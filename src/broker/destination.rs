@@ -19,23 +19,24 @@ const SEGMENT: &AsciiSet = &CONTROLS.remove(0x7f).add(b'/').add(b'%');
 /// A reply queue's name is the whole rest of its destination, so that its slashes stand as such.
 const REST: &AsciiSet = &CONTROLS.remove(0x7f).add(b'%');
 
-/// Refuses the name of an exchange that is written as a client's destination: nothing has that name, and
-/// nothing would say so.
+/// Refuses the name of an exchange that is written as a client's destination: hardly anything has that
+/// name, and nothing would say so. Other names may begin with a slash: RabbitMQ takes `/events`.
 ///
 /// # Errors
 /// It is; the key at fault, and what to write.
 pub fn check_exchange(key: &'static str, name: &str) -> Checked {
-    if !name.starts_with('/') {
-        return Ok(());
-    }
-    let exchange = match Destination::parse(name) {
-        Ok(Destination::Exchange { name, .. }) => name,
-        Ok(Destination::Topic(_)) => "amq.topic".into(),
-        _ => name.trim_matches('/').into(),
+    let instead = match Destination::parse(name) {
+        // A bare name is read as a queue's.
+        _ if !name.starts_with('/') => return Ok(()),
+        Err(_) => return Ok(()),
+        Ok(Destination::Exchange { name, .. }) => format!("write the exchange alone: {name:?}"),
+        Ok(Destination::Topic(_)) => "write the exchange alone: \"amq.topic\"".to_owned(),
+        Ok(_) => "write the name of an exchange".to_owned(),
     };
-    let message =
-        format!("{name:?} is a client's destination; write the exchange alone: {exchange:?}");
-    Err((key, message))
+    Err((
+        key,
+        format!("{name:?} is a client's destination; {instead}"),
+    ))
 }
 
 /// Where a message goes, or comes from. Names and keys are decoded.

@@ -667,7 +667,7 @@ fn messages_for_those_who_are_away_need_bindings_that_tell() {
     assert!(key.contains("{username}"), "{key}");
 }
 
-/// Nothing would have these names, and nothing would say so.
+/// Hardly anything has these names, and nothing would say so.
 #[test]
 fn exchanges_are_not_written_as_clients_write_them() {
     for (section, set, exchange) in [
@@ -682,13 +682,24 @@ fn exchanges_are_not_written_as_clients_write_them() {
             "exchanges = { \"/exchange/a%2Fb\" = \"topic\" }",
             "a/b",
         ),
-        ("feed", "binding = \"all\"\nwhole = [\"/feed\"]", "feed"),
+        (
+            "feed",
+            "binding = \"all\"\nwhole = [\"/exchange/feed\"]",
+            "feed",
+        ),
     ] {
         let found = problems(&format!("[{section}]\n{set}\n"), &[]);
         let says = format!("is a client's destination; write the exchange alone: {exchange:?}");
         assert!(found.contains(&says), "{set}: {found}");
         assert!(found.contains("error[wrong-value]"), "{found}");
         assert_eq!(found.lines().count(), 1, "{found}");
+    }
+    let found = problems("[presence]\ndestinations = [\"/queue/jobs\"]\n", &[]);
+    assert!(found.contains("write the name of an exchange"), "{found}");
+    // RabbitMQ has exchanges of such names.
+    for name in ["/events", "/events/a", "/", "//exchange/a"] {
+        let typed = format!("[broker]\nexchanges = {{ {name:?} = \"topic\" }}\n");
+        assert!(load(&typed, &[]).is_ok(), "{name}");
     }
 }
 
