@@ -97,8 +97,8 @@ impl Cause {
         self.kind == CauseKind::Verdict
     }
 
-    /// The broker says nothing of a queue, and answers what it was asked later; in the gateway's own
-    /// words.
+    /// The broker says nothing of a queue, and answers what it was asked later; or it did not confirm a
+    /// message in time, on a link that is up. In the gateway's own words.
     #[must_use]
     pub fn silence(own: &str) -> Self {
         Self {

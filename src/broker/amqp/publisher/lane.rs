@@ -36,7 +36,7 @@ use super::{
 use crate::{
     background,
     broker::{
-        BrokerError, Properties, STANDING_LANES,
+        BrokerError, Cause, Properties, STANDING_LANES,
         amqp::{
             convert::{broker_error, to_amqp},
             link::{AmqpLink, answer},
@@ -140,7 +140,7 @@ impl Job {
 
     /// Its sender is told that nothing is known of it; it is never sent again.
     fn give_up(&mut self) {
-        self.answer(Err(BrokerError::Unavailable(LATE.into())));
+        self.answer(Err(BrokerError::Unavailable(Cause::silence(LATE))));
         self.body = Bytes::new();
         self.properties = Properties::default();
     }
@@ -783,4 +783,36 @@ fn told(refusal: &BrokerError, fate: Fate) -> BrokerError {
 /// The same words fit other messages, of which one was refused first.
 fn or_before(text: &str) -> Box<str> {
     format!("{text}; if it was before that, the message may have been taken").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By this, those who send again tell a queue that hangs from a link that was lost.
+    #[test]
+    fn a_message_without_a_confirm_in_time_met_silence() {
+        let (answer, mut answered) = oneshot::channel();
+        let mut job = Job {
+            exchange: "feed".into(),
+            routing_key: "a".into(),
+            properties: Properties::default(),
+            amqp: None,
+            body: Bytes::new(),
+            mandatory: false,
+            head: 0,
+            sender: 0,
+            deadline: Instant::now(),
+            answer: Some(answer),
+            held: None,
+        };
+        job.give_up();
+        let Ok(Err(BrokerError::Unavailable(cause))) = answered.try_recv() else {
+            panic!("it was given up");
+        };
+        assert!(cause.is_silence());
+        assert_eq!(cause.own(), LATE);
+        let lost = [CLOSED, LEFT_OUT].map(Cause::from);
+        assert!(!lost.iter().any(Cause::is_silence));
+    }
 }
