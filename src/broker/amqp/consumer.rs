@@ -22,7 +22,7 @@ use super::{
     convert::{broker_error, from_amqp, short, table},
     declarer::Declarer,
     exclusive::Ownership,
-    link::{AmqpLink, Live, answer},
+    link::{AmqpLink, Live, answer, late},
     silence::{answer_for_queue, answer_soon_for_queue},
     stream::{self, Kind, Progress, Standing},
     topology::declare_options,
@@ -45,9 +45,7 @@ pub(super) struct Dedicated {
     operation_timeout: Duration,
     prefetch: u16,
     task: AbortOnDropHandle<()>,
-    links: Arc<ConsumerLinks>,
-    declarer: Arc<Declarer>,
-    queue: Box<str>,
+    question: Arc<Question>,
     /// Keeps clients other than the owner off an exclusive queue, for as long as it consumes.
     ownership: Mutex<Option<Arc<Ownership>>>,
 }
@@ -116,14 +114,21 @@ impl Dedicated {
         let state = Arc::new(ConsumerState::new(&request));
         state.replace(channel, messages.tag());
         let prefetch = prefetch(&request);
-        let queue = request.queue.name.clone();
-        let runner = Runner {
+        let question = Arc::new(Question {
             links: Arc::clone(&links),
-            link,
             declarer: Arc::clone(&declarer),
+            queue: request.queue.name.clone(),
+            state: Arc::clone(&state),
+            turn: tokio::sync::Mutex::default(),
+        });
+        let runner = Runner {
+            links,
+            link,
+            declarer,
             request,
             sink,
             state: Arc::clone(&state),
+            question: Arc::clone(&question),
             operation_timeout,
         };
         let task = AbortOnDropHandle::new(background::spawn(runner.run(messages)));
@@ -132,13 +137,24 @@ impl Dedicated {
             operation_timeout,
             prefetch,
             task,
-            links,
-            declarer,
-            queue,
+            question,
             ownership: Mutex::new(ownership),
         })
     }
+}
 
+/// Asks the broker what a consumer's queue is, once.
+struct Question {
+    links: Arc<ConsumerLinks>,
+    declarer: Arc<Declarer>,
+    queue: Box<str>,
+    /// Whose queue it is; it keeps the answer.
+    state: Arc<ConsumerState>,
+    /// Held while one asks; others wait for the same answer.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Question {
     /// Whether the queue is a stream; the broker is asked if that is not known.
     ///
     /// # Errors
@@ -146,13 +162,21 @@ impl Dedicated {
     async fn is_stream(&self, known: Kind, deadline: Instant) -> Result<bool, BrokerError> {
         let kind = match known {
             // On the heap: nearly every settlement does without.
-            Kind::Unproved => Box::pin(self.ask_kind(deadline)).await?,
+            Kind::Unproved => Box::pin(self.ask(deadline)).await?,
             known => known,
         };
         Ok(kind == Kind::Stream)
     }
 
-    async fn ask_kind(&self, deadline: Instant) -> Result<Kind, BrokerError> {
+    async fn ask(&self, deadline: Instant) -> Result<Kind, BrokerError> {
+        let _turn = self.turn.lock().await;
+        let proved = self.state.kind();
+        if proved != Kind::Unproved {
+            return Ok(proved);
+        }
+        if Instant::now() >= deadline {
+            return Err(BrokerError::Unavailable(late()));
+        }
         let (question, first) = (stream::question(&self.queue), Occasion::First);
         let (links, declarer) = (&self.links, &self.declarer);
         let kind = match begin(links, None, declarer, &question, first, deadline).await {
@@ -440,9 +464,13 @@ impl ConsumerState {
         message.read_at = ReadAt::now();
         let offset = message.stream_offset();
         let mut current = self.0.lock();
-        if current.phase != ConsumerPhase::Consuming {
-            let kind = offset.map_or(Kind::Other, |_| current.kind);
-            return Err(Unwanted::Late(lapin.acker, kind));
+        match current.phase {
+            ConsumerPhase::Consuming => {}
+            ConsumerPhase::Retired => {
+                let kind = offset.map_or(Kind::Other, |_| current.kind);
+                return Err(Unwanted::Late(lapin.acker, kind));
+            }
+            ConsumerPhase::Cancelled => return Err(Unwanted::Ended),
         }
         let standing = offset.map(|offset| current.progress.pass(offset));
         if standing == Some(Standing::Settled) && current.kind == Kind::Stream {
@@ -482,6 +510,11 @@ impl ConsumerState {
             Some(Some(_)) => current.kind,
             Some(None) | None => Kind::Other,
         }
+    }
+
+    /// What the queue is, as far as it is known.
+    fn kind(&self) -> Kind {
+        self.0.lock().kind
     }
 
     /// The broker has told what the queue is.
@@ -578,6 +611,7 @@ struct Runner {
     request: Consume,
     sink: Arc<dyn DeliverySink>,
     state: Arc<ConsumerState>,
+    question: Arc<Question>,
     operation_timeout: Duration,
 }
 
@@ -588,7 +622,7 @@ impl Runner {
                 match messages.next().await {
                     Some(Ok(delivery)) => match self.state.track(delivery) {
                         Ok(delivery) => self.sink.deliver(delivery),
-                        Err(unwanted) => unwanted.give_back().await,
+                        Err(unwanted) => self.give_back(unwanted).await,
                     },
                     Some(Err(error)) => break (broker_error(&error), true),
                     None => break (BrokerError::Cancelled(CANCELLED.into()), false),
@@ -608,6 +642,38 @@ impl Runner {
                 Ok(stream) => messages = stream,
                 Err(error) => return self.sink.lost(error),
             }
+        }
+    }
+
+    async fn give_back(&self, unwanted: Unwanted) {
+        // If the channel is closed, the broker has it in any case.
+        let _ = match unwanted {
+            Unwanted::Late(acker, known) => {
+                let deadline = after(self.operation_timeout);
+                match self.question.is_stream(known, deadline).await {
+                    Ok(true) => acker.ack(BasicAckOptions::default()).await,
+                    Ok(false) => {
+                        let options = BasicNackOptions {
+                            requeue: true,
+                            ..Default::default()
+                        };
+                        acker.nack(options).await
+                    }
+                    Err(_) => return self.end_channel().await,
+                }
+            }
+            Unwanted::Settled(acker) => acker.ack(BasicAckOptions::default()).await,
+            Unwanted::Ended => return,
+        };
+    }
+
+    /// Gives back by the end of the channel what cannot be given back otherwise: it would stay on the
+    /// channel for as long as its client keeps others.
+    async fn end_channel(&self) {
+        if let Some(channel) = self.state.cancel() {
+            let deadline = after(self.operation_timeout);
+            // Without an answer it ends with its link.
+            let _ = answer(deadline, channel.close(200, "unsubscribed".into())).await;
         }
     }
 
@@ -671,25 +737,8 @@ enum Unwanted {
     Late(Acker, Kind),
     /// It is one of a stream, and was settled before a lost link.
     Settled(Acker),
-}
-
-impl Unwanted {
-    async fn give_back(self) {
-        // If the channel is closed, the broker has it in any case.
-        let _ = match self {
-            // The end of the channel gives it back.
-            Self::Late(_, Kind::Unproved) => Ok(true),
-            Self::Late(late, Kind::Stream) => late.ack(BasicAckOptions::default()).await,
-            Self::Late(late, Kind::Other) => {
-                let options = BasicNackOptions {
-                    requeue: true,
-                    ..Default::default()
-                };
-                late.nack(options).await
-            }
-            Self::Settled(settled) => settled.ack(BasicAckOptions::default()).await,
-        };
-    }
+    /// Its consumer was ended; the end of the channel gives it back.
+    Ended,
 }
 
 fn outlives_link(request: &Consume) -> bool {
@@ -712,8 +761,14 @@ impl Consumer for Dedicated {
         let deadline = after(self.operation_timeout);
         async move {
             // A stream keeps its messages, whatever is said of them.
-            let is_acked = verdict == Verdict::Accept
-                || self.is_stream(self.state.kind_of(tag), deadline).await?;
+            let is_acked = verdict == Verdict::Accept || {
+                let known = self.state.kind_of(tag);
+                match self.question.is_stream(known, deadline).await {
+                    Ok(is_stream) => is_stream,
+                    // Its client has not asked this. The message stays as it is.
+                    Err(_) => return Ok(Settled::Stale),
+                }
+            };
             let Some((channel, tag)) = self.state.settle(tag, multiple) else {
                 return Ok(Settled::Stale);
             };
@@ -794,7 +849,10 @@ impl Consumer for Dedicated {
             let retiring = async {
                 answer(deadline, cancelling).await?;
                 drop(self.ownership.lock().take());
-                let is_stream = self.is_stream(kind, deadline).await?;
+                let Ok(is_stream) = self.question.is_stream(kind, deadline).await else {
+                    // The end of the channel gives all of it back.
+                    return self.cancel().await;
+                };
                 for tag in unseen {
                     if is_stream {
                         let acking = channel.basic_ack(tag, BasicAckOptions::default());
@@ -835,7 +893,10 @@ fn gone(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use futures_util::poll;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::broker::amqp::stub::Stub;
@@ -913,6 +974,71 @@ mod tests {
         let (other, _second) = asking.await.unwrap();
         assert!(Arc::ptr_eq(&link, &other));
         assert!(!quarantine.is_suspect("second"));
+    }
+
+    /// What is delivered.
+    struct Inbox {
+        tags: mpsc::UnboundedSender<u64>,
+        /// A consumer that retires while a message is handed over, and keeps that one.
+        retires: OnceLock<Arc<ConsumerState>>,
+    }
+
+    impl DeliverySink for Inbox {
+        fn deliver(&self, delivery: Delivery) {
+            if let Some(state) = self.retires.get() {
+                drop(state.retire(&[delivery.tag]));
+            }
+            self.tags.send(delivery.tag).unwrap();
+        }
+
+        fn lost(&self, _: BrokerError) {}
+    }
+
+    /// A consumer of a queue that is there already, where it delivers, and the tags of that.
+    async fn started(stub: &Stub) -> (Dedicated, Arc<Inbox>, mpsc::UnboundedReceiver<u64>) {
+        let config = stub.config();
+        let declarer = Arc::new(Declarer::new(config.clone(), "node"));
+        let links = Arc::new(ConsumerLinks::new(config));
+        let (tags, delivered) = mpsc::unbounded_channel();
+        let retires = OnceLock::new();
+        let inbox = Arc::new(Inbox { tags, retires });
+        let sink = Arc::<Inbox>::clone(&inbox);
+        let request = consume("q");
+        let starting = Dedicated::start(links, None, declarer, request, sink, PATIENCE);
+        (starting.await.unwrap(), inbox, delivered)
+    }
+
+    /// Any publisher can set the header with the offset.
+    #[tokio::test]
+    async fn a_queue_that_may_be_a_stream_and_does_not_say_ends_no_client() {
+        let stub = Stub::of_queues(2047).await;
+        stub.deliver(1);
+        let (dedicated, _inbox, mut delivered) = started(&stub).await;
+        let tag = delivered.recv().await.unwrap();
+        let settled = dedicated.settle(tag, false, Verdict::Requeue).await;
+        assert_eq!(settled, Ok(Settled::Stale));
+        assert!(dedicated.holds(tag));
+        // Unseen by its client, it goes back with its channel.
+        assert_eq!(dedicated.retire(&[]).await, Ok(()));
+        let current = dedicated.state.0.lock();
+        assert_eq!(current.phase, ConsumerPhase::Cancelled);
+        assert!(current.channel.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_comes_late_is_given_back_though_it_may_be_of_a_stream() {
+        let stub = Stub::of_queues(2047).await;
+        stub.deny_streams();
+        stub.deliver(3);
+        // It runs from the next pause on.
+        let (dedicated, inbox, mut delivered) = started(&stub).await;
+        assert!(inbox.retires.set(Arc::clone(&dedicated.state)).is_ok());
+        let kept = delivered.recv().await.unwrap();
+        let given_back = timeout_at(after(10 * PATIENCE), stub.until_given_back(2)).await;
+        assert_eq!(given_back, Ok(()));
+        assert!(dedicated.holds(kept));
+        assert_eq!(dedicated.state.kind(), Kind::Other);
+        assert_eq!(stub.questions(), 1);
     }
 
     /// What is asked before it, and elsewhere, tells nothing of it.

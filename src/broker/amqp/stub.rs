@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::{
@@ -30,6 +30,14 @@ struct Seen {
     has_queues: bool,
     /// Whether an answer for a queue, and all behind it, waits.
     is_held: watch::Sender<bool>,
+    /// Messages that each consumer gets, with an offset as if they came out of a stream.
+    messages: AtomicU64,
+    /// Whether it tells those who ask that its queues are no streams; else it says nothing.
+    denies_streams: AtomicBool,
+    /// Those who asked.
+    questions: AtomicUsize,
+    /// Messages that were given back.
+    given_back: watch::Sender<usize>,
     connections: AtomicUsize,
     /// Channels that were asked for.
     channels: watch::Sender<usize>,
@@ -43,7 +51,7 @@ impl Stub {
         Self::serve(channel_max, ends_channels, false).await
     }
 
-    /// One that answers for all queues, and has no messages.
+    /// One that answers for all queues, and has no messages until it is told to.
     pub(super) async fn of_queues(channel_max: u16) -> Self {
         Self::serve(channel_max, true, true).await
     }
@@ -57,6 +65,10 @@ impl Stub {
             is_silent_at_the_end: AtomicBool::new(false),
             has_queues,
             is_held: watch::Sender::new(false),
+            messages: AtomicU64::new(0),
+            denies_streams: AtomicBool::new(false),
+            questions: AtomicUsize::new(0),
+            given_back: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             channels: watch::Sender::new(0),
             ended: watch::Sender::new(0),
@@ -104,6 +116,27 @@ impl Stub {
         self.seen.is_held.send_replace(is_held);
     }
 
+    /// From now on each consumer gets so many messages.
+    pub(super) fn deliver(&self, messages: u64) {
+        self.seen.messages.store(messages, Ordering::Relaxed);
+    }
+
+    /// From now on it tells that its queues are no streams.
+    pub(super) fn deny_streams(&self) {
+        self.seen.denies_streams.store(true, Ordering::Relaxed);
+    }
+
+    /// How often it was asked whether a queue is a stream.
+    pub(super) fn questions(&self) -> usize {
+        self.seen.questions.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many messages were given back.
+    pub(super) async fn until_given_back(&self, count: usize) {
+        let mut given_back = self.seen.given_back.subscribe();
+        given_back.wait_for(|given| *given >= count).await.unwrap();
+    }
+
     /// What `asking` says, which opens a channel and asks for a queue there. The answer comes as late as
     /// on a slow connection, in its order: when one more channel was asked for.
     pub(super) async fn held_back<T>(&self, asking: impl Future<Output = T>) -> T {
@@ -121,17 +154,30 @@ impl Stub {
     }
 }
 
-/// What the broker says on a channel: a method, by its class and number, and the rest.
-type Said = (u16, [u8; 2], Vec<u8>);
+/// What the broker says on a channel: the kind of frame, and what is in it.
+type Said = (u8, u16, Vec<u8>);
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+
+/// By this argument a consumer asks for a stream; in a message, it is the place there.
+const OFFSET: &[u8; 15] = b"x-stream-offset";
+
+/// Said of other queues.
+const NO_STREAM: &[u8; 71] =
+    b"PRECONDITION_FAILED - invalid arg 'x-stream-offset' for queue 'q' in v.";
 
 impl Seen {
     async fn serve(&self, stream: TcpStream) -> Option<()> {
         let (mut stream, writer) = stream.into_split();
-        let (say, said) = mpsc::unbounded_channel();
+        let (frames, said) = mpsc::unbounded_channel();
         let _saying =
             AbortOnDropHandle::new(tokio::spawn(write(writer, said, self.is_held.subscribe())));
-        let say = |channel: u16, method: [u8; 2], rest: &[u8]| {
-            say.send((channel, method, rest.to_vec())).ok()
+        let say_frame =
+            |kind: u8, channel: u16, payload: Vec<u8>| frames.send((kind, channel, payload)).ok();
+        let say = |channel: u16, [class, number]: [u8; 2], rest: &[u8]| {
+            say_frame(METHOD, channel, [&[0, class, 0, number][..], rest].concat())
         };
         stream.read_exact(&mut [0; 8]).await.ok()?;
         self.connections.fetch_add(1, Ordering::Relaxed);
@@ -172,11 +218,41 @@ impl Seen {
                 }
                 (1, 50, 40) if self.has_queues => say(channel, [50, 41], &[0; 4])?,
                 (1, 60, 10) if self.has_queues => say(channel, [60, 11], b"")?,
-                (1, 60, 20) if self.has_queues => say(channel, [60, 21], b"\x03tag")?,
+                (1, 60, 20) if self.has_queues => {
+                    if payload.windows(OFFSET.len()).any(|part| part == OFFSET) {
+                        self.questions.fetch_add(1, Ordering::Relaxed);
+                        if self.denies_streams.load(Ordering::Relaxed) {
+                            let text = [&[1, 150, 71][..], NO_STREAM, &[0, 60, 0, 20]];
+                            say(channel, [20, 40], &text.concat())?;
+                        }
+                        continue;
+                    }
+                    say(channel, [60, 21], b"\x03tag")?;
+                    for tag in 1..=self.messages.load(Ordering::Relaxed) {
+                        let tag = tag.to_be_bytes();
+                        // Not redelivered; by the default exchange.
+                        let message = [&b"\x03tag"[..], &tag, b"\0\0\x01q"];
+                        say(channel, [60, 60], &message.concat())?;
+                        say_frame(HEADER, channel, header())?;
+                        say_frame(BODY, channel, b"x".to_vec())?;
+                    }
+                }
+                (1, 60, 30) => say(channel, [60, 31], b"\x03tag")?,
+                (1, 60, 120) => self.given_back.send_modify(|given| *given += 1),
                 _ => {}
             }
         }
     }
+}
+
+/// Of a message of one byte, with an offset.
+fn header() -> Vec<u8> {
+    // The text "7", behind the name.
+    let headers = [&[15][..], OFFSET, b"S\0\0\0\x017"].concat();
+    let size = u32::try_from(headers.len()).unwrap().to_be_bytes();
+    // Its class; the body's size; that it has headers.
+    let head = [&[0, 60, 0, 0][..], &1_u64.to_be_bytes(), &[0x20, 0]].concat();
+    [head, size.to_vec(), headers].concat()
 }
 
 /// Writes what is said, in order, as soon as it is not held back any more.
@@ -185,17 +261,16 @@ async fn write(
     mut said: mpsc::UnboundedReceiver<Said>,
     mut is_held: watch::Receiver<bool>,
 ) -> Option<()> {
-    while let Some((channel, [class, number], rest)) = said.recv().await {
-        if class == 50 {
+    while let Some((kind, channel, payload)) = said.recv().await {
+        if kind == METHOD && payload.starts_with(&[0, 50]) {
             is_held.wait_for(|is_held| !is_held).await.ok()?;
         }
-        let size = u32::try_from(rest.len() + 4).unwrap();
+        let size = u32::try_from(payload.len()).unwrap();
         let frame = [
-            &[1][..],
+            &[kind][..],
             &channel.to_be_bytes(),
             &size.to_be_bytes(),
-            &[0, class, 0, number],
-            &rest[..],
+            &payload[..],
             &[0xCE],
         ];
         stream.write_all(&frame.concat()).await.ok()?;
