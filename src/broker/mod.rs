@@ -319,9 +319,7 @@ pub trait DeliverySink: Send + Sync {
 pub trait Consumer: Send + Sync {
     /// Accepts, requeues or discards one delivery, or with `multiple` all unsettled ones up to
     /// it. A tag that is unknown (settled, or of before a lost link) is ignored, with `multiple`
-    /// too: it then speaks for no message. A stream keeps its messages whatever the verdict is. Where
-    /// the broker does not tell whether the queue is one, the message stays unsettled, and the answer
-    /// is [`Settled::Stale`].
+    /// too: it then speaks for no message. A stream keeps its messages whatever the verdict is.
     fn settle(
         &self,
         tag: u64,

@@ -763,11 +763,8 @@ impl Consumer for Dedicated {
             // A stream keeps its messages, whatever is said of them.
             let is_acked = verdict == Verdict::Accept || {
                 let known = self.state.kind_of(tag);
-                match self.question.is_stream(known, deadline).await {
-                    Ok(is_stream) => is_stream,
-                    // Its client has not asked this. The message stays as it is.
-                    Err(_) => return Ok(Settled::Stale),
-                }
+                // Left unsettled, a later acknowledgement of all before it would accept it.
+                self.question.is_stream(known, deadline).await?
             };
             let Some((channel, tag)) = self.state.settle(tag, multiple) else {
                 return Ok(Settled::Stale);
@@ -1010,13 +1007,13 @@ mod tests {
 
     /// Any publisher can set the header with the offset.
     #[tokio::test]
-    async fn a_queue_that_may_be_a_stream_and_does_not_say_ends_no_client() {
+    async fn nothing_is_settled_of_a_queue_that_does_not_say_what_it_is() {
         let stub = Stub::of_queues(2047).await;
         stub.deliver(1);
         let (dedicated, _inbox, mut delivered) = started(&stub).await;
         let tag = delivered.recv().await.unwrap();
         let settled = dedicated.settle(tag, false, Verdict::Requeue).await;
-        assert_eq!(settled, Ok(Settled::Stale));
+        assert!(settled.is_err());
         assert!(dedicated.holds(tag));
         // Unseen by its client, it goes back with its channel.
         assert_eq!(dedicated.retire(&[]).await, Ok(()));
