@@ -1003,11 +1003,12 @@ mod tests {
         assert!(matches!(sent, Ok(Err(SendError::TooSlow))));
         assert!(shared.is_over());
         let (shared, _session) = open(10);
-        let long = format!("d=[\"{}\"]", "x".repeat(2000)).leak();
+        let long = format!("d=[\"{}\"]", "x".repeat(20_000)).leak();
         let sent = send(&shared, long, LONG).await;
         let is_too_long =
-            |error: SendError| matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }));
-        assert!(sent.unwrap().is_err_and(is_too_long));
+            |error: &SendError| matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }));
+        let sent = sent.unwrap();
+        assert!(sent.as_ref().is_err_and(is_too_long), "{sent:?}");
         assert!(shared.is_over());
         // The protocol's tests go on after these.
         let (shared, mut session) = open(10);
