@@ -1005,8 +1005,9 @@ mod tests {
         let (shared, _session) = open(10);
         let long = format!("d=[\"{}\"]", "x".repeat(20_000)).leak();
         let sent = send(&shared, long, LONG).await;
-        let is_too_long =
-            |error: &SendError| matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }));
+        let is_too_long = |error: &SendError| {
+            matches!(error, SendError::Undecodable(Undecodable::TooLong { .. }))
+        };
         let sent = sent.unwrap();
         assert!(sent.as_ref().is_err_and(is_too_long), "{sent:?}");
         assert!(shared.is_over());

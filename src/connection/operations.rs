@@ -349,16 +349,8 @@ impl Operations {
     fn take_route(&mut self, subscription: SubscriptionId, context: &Context) -> Option<Route> {
         let route = self.routes.take(subscription)?;
         match &route {
-            Route::Dedicated(route) => {
-                // What is on its way to the client is not to go to another, too.
-                if route.is_auto
-                    && let Some(tag) = self.take_written(subscription)
-                {
-                    let work = self.work.get_or_insert_default();
-                    work.accept(context.guard.mailbox(), subscription, route, tag);
-                }
-                route.sink().end();
-            }
+            // What is on its way to the client is requeued: nobody knows yet whether it will have it.
+            Route::Dedicated(route) => route.sink().end(),
             Route::Shared { .. } => context.guard.mailbox().end_subscription(subscription),
         }
         if let Some(rights) = context.rights() {
@@ -684,19 +676,6 @@ impl Operations {
             }
         }
         kept
-    }
-
-    /// The last message of the subscription that the link has taken; none of it is accepted later.
-    fn take_written(&mut self, subscription: SubscriptionId) -> Option<u64> {
-        let is_of = |written: &Written| written.subscription == subscription;
-        let last = self
-            .written
-            .iter()
-            .rev()
-            .find(|written| is_of(written))?
-            .tag;
-        self.written.retain(|written| !is_of(written));
-        Some(last)
     }
 
     /// Has the broker send messages again for which there was no room.

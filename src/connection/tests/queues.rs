@@ -36,29 +36,6 @@ async fn a_client_sends_to_the_queue_that_it_subscribed_to() {
     }
 }
 
-/// What is on its way to the client when it ends its subscription is the client's.
-#[tokio::test(start_paused = true)]
-async fn what_is_on_its_way_at_unsubscribe_goes_to_nobody_else() {
-    let house = House::new();
-    let mut client = Client::connect(&house).await;
-    client.subscribe("1", "/queue/q", "").await;
-    client.wire.be_fetched();
-    for number in 0..5 {
-        house.publish("", "q", &number.to_string());
-    }
-    settle().await;
-    client.send("UNSUBSCRIBE\nid:1\n\n\0");
-    settle().await;
-    client.wire.fetch().await;
-    for number in 0..5 {
-        client.expect_message(&number.to_string()).await;
-    }
-    let mut other = Client::connect(&house).await;
-    other.subscribe("1", "/queue/q", "").await;
-    house.publish("", "q", "the next");
-    other.expect_message("the next").await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_client_subscribes_to_the_queue_that_it_sent_to() {
     for headers in HEADERS {
