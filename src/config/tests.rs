@@ -266,7 +266,7 @@ fn tls_needs_its_files_and_each_is_used() {
     "#);
 }
 
-/// Whoever writes TOML need not know Rust.
+/// An operator knows TOML, and need not know Rust.
 #[test]
 fn a_value_of_the_wrong_kind_is_told_in_words_of_toml() {
     let text = r#"

@@ -166,7 +166,7 @@ fn a_client_that_acknowledges_nothing_stops_nobody() {
     assert_eq!(numbers(&read(&*vhost, "dead").0), [1, 4]);
 }
 
-/// Nobody would ever get them; so they keep nobody out.
+/// No client will get expired messages, so they take no room from others.
 #[test]
 fn messages_whose_time_is_up_take_no_room() {
     let vhost = open(&Embedded::new([]));

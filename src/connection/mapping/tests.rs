@@ -434,7 +434,7 @@ fn subscriptions_to_exchanges_have_passing_queues() {
     for destination in ["/topic/a", "/queue/a"] {
         assert!(own_queue(destination, &headers).queue.auto_delete);
     }
-    // Nobody could come back to it, nor delete it.
+    // Its name is random: no client can come back to it, or delete it.
     let kept = [("auto-delete", "false"), ("x-expires", "4000000000")];
     for headers in [&kept[..1], &kept] {
         let nameless = own_queue("/topic/a", headers).queue;

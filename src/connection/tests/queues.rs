@@ -101,7 +101,7 @@ async fn an_exclusive_queue_has_all_subscriptions_of_its_connection() {
     other.subscribe("1", "/queue/q", "exclusive:true\n").await;
 }
 
-/// Nobody else can know its name. It would fill, and then stop all who publish to its key.
+/// Its name is random. If it stayed, it would fill, and then stop all who publish to its key.
 #[tokio::test(start_paused = true)]
 async fn a_queue_without_a_name_goes_with_its_client() {
     const MANDATORY: &str = "SEND\ndestination:/topic/a\nmandatory:true\nreceipt:s\n\nx\0";

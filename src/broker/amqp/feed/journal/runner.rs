@@ -156,8 +156,8 @@ impl JournalRunner {
     /// meanwhile, which is listed and matches nothing, until it is taken away.
     ///
     /// # Errors
-    /// [`BrokerError::Unavailable`]: it may still be there. Nobody may bind before it was tried again, for
-    /// to ask for that one once more changes nothing.
+    /// [`BrokerError::Unavailable`]: the binding may still be there. It has to be taken away before
+    /// another is made, for RabbitMQ ignores a second request for the same one.
     async fn unbind(&self, live: &Live) -> Result<(), BrokerError> {
         let unbinding = async {
             let deadline = self.deadline();
