@@ -4,7 +4,7 @@ use std::{cell::Cell, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::future::try_join_all;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::plan::Plan;
 use crate::{
@@ -25,6 +25,10 @@ const LONGEST_MS: u64 = 24 * 3_600_000;
 
 /// For an answer that comes at once, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// So many gateways take users at a time. Each process that runs pushes others out of the caches: on
+/// two cores a set-up costs twice the time where 53 gateways take turns.
+const TAKING: u32 = 4;
 
 /// All client processes. Dropped, they are killed.
 pub(super) struct Crowd {
@@ -58,28 +62,32 @@ impl Crowd {
         Ok(all)
     }
 
-    /// Opens all connections, each worker's at its gateway. `done` has how many there are so far.
+    /// Opens all connections, each worker's at its gateway, [a few](TAKING) gateways at a time. `done`
+    /// has how many connections there are so far. Those that are there stand until [`Self::stood`]:
+    /// the lost ones come back.
     ///
     /// # Errors
-    /// One is refused or lost.
+    /// Too many are refused or lost.
     pub(super) async fn connect(
         &mut self,
         servers: &[SocketAddr],
-        at_once: u32,
+        (at_once, back_at_once): (u32, u32),
         habits: Habits,
         done: &Cell<u32>,
     ) -> Result<Vec<Connected>> {
         let plan = self.plan;
         let so_far: Vec<Cell<u32>> = self.workers.iter().map(|_| Cell::new(0)).collect();
         let workers = self.workers.iter_mut().zip(&so_far).zip(0..);
+        let turns = Semaphore::new(TAKING as usize);
         let connecting = workers.map(async |((worker, own), number)| {
+            let _turn = turns.acquire().await?;
             let users = plan.users(number);
             let connect = Connect {
                 server: *servers.get(number as usize).context("no gateway")?,
                 authority: None,
                 first: users.start,
                 count: users.len() as u32,
-                at_once: (at_once / plan.gateways).max(1),
+                at_once: (at_once / TAKING.min(plan.gateways)).max(1),
                 again: true,
                 habits,
             };
@@ -89,29 +97,19 @@ impl Crowd {
             };
             let connected = worker.connect(connect, note).await?;
             note(users.len() as u32);
+            let stand = Stand {
+                // Each begins with another one.
+                servers: turned(servers, number as usize),
+                at_once: back_at_once,
+                until_lost: None,
+            };
+            worker.order(&Order::Stand(stand)).await?;
             anyhow::Ok(connected)
         });
         try_join_all(connecting).await.context("connecting")
     }
 
-    /// Has all keep their connections until [`Self::stood`].
-    ///
-    /// # Errors
-    /// A worker has ended.
-    pub(super) async fn stand(&mut self, servers: &[SocketAddr], at_once: u32) -> Result<()> {
-        for (worker, number) in self.workers.iter_mut().zip(0..) {
-            let stand = Stand {
-                // Each begins with another one.
-                servers: turned(servers, number),
-                at_once,
-                until_lost: None,
-            };
-            worker.order(&Order::Stand(stand)).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends that; answers how it was.
+    /// Ends the standing; answers how it was.
     ///
     /// # Errors
     /// Connections that were lost do not come back.

@@ -114,9 +114,8 @@ impl Run<'_> {
         };
         let began = Instant::now();
         let servers = self.servers.websockets();
-        let connecting = self
-            .crowd
-            .connect(servers, self.options.at_once, habits, &done);
+        let at_once = (self.options.at_once, self.options.back_at_once);
+        let connecting = self.crowd.connect(servers, at_once, habits, &done);
         let watch = &mut self.watch;
         let connected = beside(connecting, || {
             bar.show(done.get().into(), all.into(), "");
@@ -145,10 +144,6 @@ impl Run<'_> {
     /// Answers also the memory after a while.
     async fn hold(&mut self) -> Result<(Hold, BTreeMap<Part, f64>)> {
         self.begin("hold");
-        let servers = self.servers.websockets().to_vec();
-        self.crowd
-            .stand(&servers, self.options.back_at_once)
-            .await?;
         let all = self.plan.connections;
         let processes = self.crowd.processes(&self.servers)?;
         sleep(SETTLE).await;
