@@ -131,7 +131,18 @@ holds 'a version that does not take the configuration is installed all the same'
 holds 'it says so' grep -q 'not restarted' "$work/upgraded"
 holds 'and the old program still serves' is_ready
 rm /etc/stentor/environment
+# A file that root alone can read is none that the node can read.
+secret=/etc/stentor/secret
+(umask 077 && printf '%032d' 0 >"$secret")
 cp "$work/sound" "$configuration"
+printf '[auth.jwt]\nsecret_file = "%s"\naudiences = ["push"]\n' "$secret" >>"$configuration"
+holds 'root could serve with it' stentor config --check "$configuration"
+holds 'a configuration with a file of root alone is installed beside' upgrades
+holds 'its user cannot serve with it, says the upgrade' grep -q 'not restarted' "$work/upgraded"
+rm "$secret"
+cp "$work/sound" "$configuration"
+holds 'a sound one is upgraded' upgrades
+holds 'without a word' fails grep -q 'not restarted' "$work/upgraded"
 holds 'it ends with 0 at SIGTERM' stop
 start
 holds 'the new one serves' is_ready

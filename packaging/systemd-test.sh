@@ -146,6 +146,18 @@ begun=$SECONDS
 inside systemctl stop stentor
 holds "a stop is in time ($((SECONDS - begun)) s)" test $((SECONDS - begun)) -lt 30
 holds 'and clean' is Result success
+# A file that root alone can read, and no variables: the check must be its user's all the same.
+cp "$configuration" "$work/sound"
+inside systemctl start stentor
+pid=$(property MainPID)
+(umask 077 && printf '%032d' 0 >"$root/etc/stentor/secret")
+printf '[auth.jwt]\nsecret_file = "/etc/stentor/secret"\naudiences = ["push"]\n' >>"$configuration"
+inside dpkg -i /root/new.deb >"$work/upgraded" 2>&1
+holds 'an upgrade with a file of root alone leaves the process alone' is MainPID "$pid"
+holds 'and says so' grep -q 'not restarted' "$work/upgraded"
+rm "$root/etc/stentor/secret"
+cp "$work/sound" "$configuration"
+inside systemctl stop stentor
 # A key stands where only systemd reads it.
 sed -i '/^url = /d' "$configuration"
 echo 'STENTOR__BROKER__URL=embedded:' >"$root/etc/stentor/environment"
