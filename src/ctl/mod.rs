@@ -11,7 +11,7 @@ mod tail;
 use std::{
     env, fs,
     io::{self, IsTerminal, Write},
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -179,12 +179,23 @@ fn context(task: &ContextTask) -> Result<String, Error> {
 }
 
 /// Where the gateway of this machine has its operator's side, unless somebody says another place:
-/// in a container, its own variable says which port.
+/// in a container, its own variable says which address.
 fn local() -> String {
-    let set = env::var("STENTOR__LISTEN__ADMIN").ok();
-    let address: Option<SocketAddr> = set.and_then(|text| text.parse().ok());
-    let port = address.map_or(15680, |address| address.port());
-    format!("http://127.0.0.1:{port}")
+    url_of(env::var("STENTOR__LISTEN__ADMIN").ok().as_deref())
+}
+
+/// The URL of a gateway with this `[listen] admin`; `None`: the default one. One at all addresses is
+/// asked at the loopback interface.
+fn url_of(admin: Option<&str>) -> String {
+    let set: Option<SocketAddr> = admin.and_then(|text| text.parse().ok());
+    let mut address = set.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 15680)));
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
 }
 
 struct Asking {
@@ -553,4 +564,23 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
         fs::read(file)
     };
     bytes.map_err(|error| Error::Arguments(format!("{}: {error}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_of_this_machine_is_asked_where_it_listens() {
+        for (admin, url) in [
+            (None, "http://127.0.0.1:15680"),
+            (Some("no address"), "http://127.0.0.1:15680"),
+            (Some("0.0.0.0:8000"), "http://127.0.0.1:8000"),
+            (Some("[::]:8000"), "http://[::1]:8000"),
+            (Some("[::1]:15680"), "http://[::1]:15680"),
+            (Some("10.0.0.5:15680"), "http://10.0.0.5:15680"),
+        ] {
+            assert_eq!(url_of(admin), url, "{admin:?}");
+        }
+    }
 }
