@@ -135,7 +135,9 @@ pub fn run(loaded: Loaded, file: Option<PathBuf>) -> LocalBoxFuture<'static, Res
 }
 
 async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
-    fit_to_files(&mut loaded.config.listen);
+    if let Some(few) = fit_to_files(&mut loaded.config.listen) {
+        few.tell();
+    }
     let path = loaded.config.listen.websocket_path.clone();
     let routes = |_: &_, _| http::sign_post(&path);
     // Before anybody can see that it runs: a SIGHUP until then would end it.
@@ -156,25 +158,41 @@ enum Origin {
     Program,
 }
 
+/// The system allows too few files for the connections that are wanted.
+struct FewFiles {
+    files: u64,
+    wanted: usize,
+    reckoned: Wanted,
+}
+
+impl FewFiles {
+    fn tell(&self) {
+        telemetry::few_files(
+            self.files,
+            self.wanted,
+            self.reckoned.connections,
+            self.reckoned.unauthenticated,
+        );
+    }
+}
+
 /// Lowers the numbers of connections to those for which the system allows files. Lowered, and not
 /// refused: in a container the operator may have no say in it, and the bounds are seldom reached.
-fn fit_to_files(listen: &mut listen::Config) {
+#[must_use]
+fn fit_to_files(listen: &mut listen::Config) -> Option<FewFiles> {
     let files = open_files();
     let wanted = Wanted {
         connections: listen.max_connections,
         unauthenticated: listen.max_unauthenticated,
     };
     let reckoned = Files::of(files).reckon(wanted);
-    if reckoned.connections < wanted.connections {
-        telemetry::few_files(
-            files,
-            wanted.connections,
-            reckoned.connections,
-            reckoned.unauthenticated,
-        );
-    }
     listen.max_connections = reckoned.connections;
     listen.max_unauthenticated = reckoned.unauthenticated;
+    (reckoned.connections < wanted.connections).then_some(FewFiles {
+        files,
+        wanted: wanted.connections,
+        reckoned,
+    })
 }
 
 /// A gateway that runs.

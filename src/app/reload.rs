@@ -7,7 +7,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::RwLock;
 use tokio::task::spawn_blocking;
 
-use super::{fit_to_files, logins::Logins, notify, settings};
+use super::{FewFiles, fit_to_files, logins::Logins, notify, settings};
 use crate::{
     api::{self, Configuration, Difference, KeyChange, KeyInForce, Reconfigure},
     auth::{Forwarding, Replaceable},
@@ -66,9 +66,11 @@ impl Reloader {
 
     async fn replace(&self, logins: &mut Logins) -> Result<Plan, String> {
         let before = self.config();
-        let mut plan = self.plan(None).await?;
-        let config = &mut plan.next.config;
-        fit_to_files(&mut config.listen);
+        let (plan, few_files) = self.plan(None).await?;
+        let config = &plan.next.config;
+        if let Some(few_files) = few_files {
+            few_files.tell();
+        }
         let tls = match &self.tls {
             None => None,
             Some(tls) => Some((tls, prepare(config).await?)),
@@ -103,8 +105,9 @@ impl Reloader {
         Ok(plan)
     }
 
-    /// From what is in force to that text, or to the file as it is now.
-    async fn plan(&self, text: Option<String>) -> Result<Plan, String> {
+    /// From what is in force to that text, or to the file as it is now; and whether there are too few
+    /// files for it.
+    async fn plan(&self, text: Option<String>) -> Result<(Plan, Option<FewFiles>), String> {
         let (before, file) = (self.config(), self.file.clone());
         // Certificates and definitions are read, too.
         let planning = spawn_blocking(move || {
@@ -117,14 +120,16 @@ impl Reloader {
                 (None, None) => None,
             };
             let file: Option<File<'_>> = source.as_ref().map(Source::file);
-            let new = Config::load(file, environment()).map_err(|faults| faults.to_string())?;
+            let mut new = Config::load(file, environment()).map_err(|faults| faults.to_string())?;
+            let few_files = fit_to_files(&mut new.config.listen);
             let contradicted = |faults| {
                 format!(
                     "the keys that a reload changes do not go with those that need a restart: \
                      {faults}"
                 )
             };
-            before.replaced_by(&new).map_err(contradicted)
+            let plan = before.replaced_by(&new).map(|plan| (plan, few_files));
+            plan.map_err(contradicted)
         });
         match planning.await {
             Ok(plan) => plan,
@@ -187,7 +192,11 @@ impl Reconfigure for Remote {
     }
 
     fn compare(&self, toml: Option<String>) -> BoxFuture<'_, Result<Difference, String>> {
-        async move { Ok(difference(&self.0.plan(toml).await?)) }.boxed()
+        async move {
+            let (plan, _) = self.0.plan(toml).await?;
+            Ok(difference(&plan))
+        }
+        .boxed()
     }
 
     fn in_force(&self) -> Configuration {

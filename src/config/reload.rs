@@ -6,7 +6,7 @@ use super::{
     classes::reloads,
     is_same,
     keys::Name,
-    read::{Reader, SetValue, Values},
+    read::{Reader, Values},
     sections,
     shown::shown,
 };
@@ -75,11 +75,13 @@ impl From<Config> for Loaded {
 }
 
 impl Loaded {
-    /// Takes from `new` all keys that a reload can change.
+    /// Takes from `new` all keys that a reload can change. Bounds that the system lowers are lowered in
+    /// both already.
     ///
     /// # Errors
     /// Those keys contradict others that wait for a restart.
     pub fn replaced_by(&self, new: &Self) -> Result<Plan, ConfigErrors> {
+        let defaults = defaults();
         let (mut changed, mut waiting) = (Vec::new(), Vec::new());
         let mut values = Values::new();
         for (section, keys) in sections() {
@@ -90,10 +92,21 @@ impl Loaded {
                 if let Some(taken) = taken {
                     values.insert(name, taken.clone());
                 }
-                if is_same(name, old, next) {
+                let is_same = match (bound(name, &self.config), bound(name, &new.config)) {
+                    (Some(old), Some(next)) => old == next,
+                    _ => is_same(name, old, next),
+                };
+                if is_same {
                     continue;
                 }
-                let change = change(name, old, next);
+                let (old, next) = (self.text(name, &defaults), new.text(name, &defaults));
+                let change = Change {
+                    section,
+                    key,
+                    is_secret: old == next,
+                    old,
+                    new: next,
+                };
                 match reloads(name) {
                     true => changed.push(change),
                     false => waiting.push(change),
@@ -105,8 +118,12 @@ impl Loaded {
             name: &new.name,
             text: "",
         };
+        let mut next = Config::checked(Reader::of(&sections, file, values), Check::Whole)?;
+        let (listen, counting) = (&mut next.config.listen, &new.config.listen);
+        listen.max_connections = counting.max_connections;
+        listen.max_unauthenticated = counting.max_unauthenticated;
         Ok(Plan {
-            next: Config::checked(Reader::of(&sections, file, values), Check::Whole)?,
+            next,
             changed,
             waiting,
         })
@@ -120,17 +137,26 @@ impl Loaded {
         for (section, keys) in sections() {
             for key in keys {
                 let name = (section, *key);
-                let set = self.values.get(&name);
+                let source = self.values.get(&name).map(|(place, _)| place.to_string());
                 all.push(InForce {
                     section,
                     key,
-                    value: text(name, set, &defaults),
-                    source: set.map(|(place, _)| place.to_string()),
+                    value: self.text(name, &defaults),
+                    source,
                     reloads: reloads(name),
                 });
             }
         }
         all
+    }
+
+    /// A value as it may be shown: a bound as it counts, else the value that is set, or the default.
+    fn text(&self, name: Name, defaults: &Values) -> Option<String> {
+        if let Some(bound) = bound(name, &self.config) {
+            return Some(bound.to_string());
+        }
+        let (_, value) = self.values.get(&name).or_else(|| defaults.get(&name))?;
+        Some(shown(name, &value.to_toml()))
     }
 }
 
@@ -142,23 +168,14 @@ impl Plan {
     }
 }
 
-fn change(name: Name, old: Option<&SetValue>, new: Option<&SetValue>) -> Change {
-    let defaults = defaults();
-    let (section, key) = name;
-    let (old, new) = (text(name, old, &defaults), text(name, new, &defaults));
-    Change {
-        section,
-        key,
-        is_secret: old == new,
-        old,
-        new,
+/// A bound that the system may have lowered since it was read, in the configuration alone: what counts
+/// is there, and not the value that was set.
+fn bound(name: Name, config: &Config) -> Option<usize> {
+    match name {
+        ("listen", "max_connections") => Some(config.listen.max_connections),
+        ("listen", "max_unauthenticated") => Some(config.listen.max_unauthenticated),
+        _ => None,
     }
-}
-
-/// A value as it may be shown: the one that is set, or the default.
-fn text(name: Name, set: Option<&SetValue>, defaults: &Values) -> Option<String> {
-    let (_, value) = set.or_else(|| defaults.get(&name))?;
-    Some(shown(name, &value.to_toml()))
 }
 
 fn defaults() -> Values {
@@ -273,6 +290,45 @@ mod tests {
         let refused = old.replaced_by(&new).unwrap_err().to_string();
         assert!(refused.contains("[limits] max_frame_size"), "{refused}");
         assert!(refused.contains("[broker] max_message_size"), "{refused}");
+    }
+
+    /// The system has few files, so both bounds are lower than the file has them.
+    #[test]
+    fn a_bound_is_told_as_it_counts() {
+        let lowered = |text: &str, connections, unauthenticated| {
+            let mut loaded = loaded(text);
+            loaded.config.listen.max_connections = connections;
+            loaded.config.listen.max_unauthenticated = unauthenticated;
+            loaded
+        };
+        let old = lowered("[listen]\nmax_connections = 100000\n", 19_402, 4_875);
+        let all = old.in_force();
+        let find = |key| {
+            all.iter()
+                .find(|one| (one.section, one.key) == ("listen", key))
+        };
+        let set = find("max_connections").unwrap();
+        assert_eq!(set.value.as_deref(), Some("19402"));
+        assert_eq!(set.source.as_deref(), Some("stentor.toml:6"));
+        let default = find("max_unauthenticated").unwrap();
+        assert_eq!(default.value.as_deref(), Some("4875"));
+        assert_eq!(default.source, None);
+        // Still more than there are files for.
+        let as_many = lowered("[listen]\nmax_connections = 50000\n", 19_402, 4_875);
+        let plan = old.replaced_by(&as_many).unwrap();
+        assert_eq!(told(&plan.changed), [""; 0]);
+        assert_eq!(plan.next.config, old.config);
+        // Fewer clients leave files to those without a login.
+        let fewer = lowered("[listen]\nmax_connections = 9000\n", 9_000, 10_000);
+        let plan = plan.next.replaced_by(&fewer).unwrap();
+        assert_eq!(
+            told(&plan.changed),
+            [
+                "[listen] max_connections: 19402 -> 9000",
+                "[listen] max_unauthenticated: 4875 -> 10000",
+            ]
+        );
+        assert_eq!(plan.next.config, fewer.config);
     }
 
     #[test]

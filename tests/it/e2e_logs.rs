@@ -82,6 +82,10 @@ async fn too_few_files_are_one_line() {
     assert_eq!(warnings[0]["max_unauthenticated"], 100);
     let message = warnings[0]["message"].as_str().unwrap();
     assert!(message.contains("ulimit -Hn"), "{message}");
+    let (_, config) = gateway.api("GET /api/v1/config", None).await;
+    let mut keys = config["keys"].as_array().unwrap().iter();
+    let shown = keys.find(|one| one["key"] == "max_connections").unwrap();
+    assert_eq!(shown["value"], "398");
 }
 
 /// However it goes wrong, and even where everything is logged.
