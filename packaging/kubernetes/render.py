@@ -6,11 +6,11 @@
     packaging/kubernetes/render.py --check    fail if they are not what the chart renders
     packaging/kubernetes/render.py --config   print the stentor.toml in it, too, for `stentor config --check`
 
-Both render the chart with its defaults and with every part of it, and hold each object against the
-schema of its kind, strictly, for the oldest and the newest version of Kubernetes that
-kubernetes-validate and the chart know. The Prometheus Operator's kinds have no schema there: only
-their fields that this file lists are allowed, and a PrometheusRule has to be the alerts that promtool
-tests. No cluster is asked.
+All render the chart with its defaults, with every part of it and with another configuration, and hold
+each object against the schema of its kind, strictly, for the oldest and the newest version of
+Kubernetes that kubernetes-validate and the chart know. The Prometheus Operator's kinds have no schema
+there: only their fields that this file lists are allowed, and a PrometheusRule has to be the alerts
+that promtool tests. No cluster is asked.
 """
 
 import sys
@@ -54,6 +54,9 @@ ALL = MONITORING | {
     "affinity": {"nodeAffinity": {}},
     "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
 }
+
+# It takes the place of the whole default.
+CONFIG = '[auth]\nhook = "http://app/auth"\n'
 
 
 def render(chart, values):
@@ -124,6 +127,17 @@ def selectors_match(texts):
                 sys.exit(f"{thing['kind']}: there is no port {port['targetPort']}")
 
 
+def reachable(texts):
+    """Whatever the configuration is, probes reach the admin port: its default is the loopback interface."""
+    things = [thing for text in texts.values() for thing in yaml.safe_load_all(text)]
+    pod = next(t for t in things if t["kind"] == "Deployment")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    port = next(port["containerPort"] for port in container["ports"] if port["name"] == "admin")
+    wanted = {"name": "STENTOR__LISTEN__ADMIN", "value": f"0.0.0.0:{port}"}
+    if wanted not in container.get("env", []):
+        sys.exit(f"no probe reaches the container: its env lacks {wanted}")
+
+
 def write(name, texts):
     """Writes a file of these objects; with --check, compares it."""
     plain = HEADS[name] + "".join(f"---\n{text}\n" for text in texts.values())
@@ -139,13 +153,14 @@ def main():
     chart = Chart.load(CHART)
     known = sorted(all_versions(), key=lambda version: [int(part) for part in version.split(".")])
     versions = [known[0], known[-1]]
-    for words, values in [("defaults", {}), ("every part", ALL)]:
+    for words, values in [("defaults", {}), ("every part", ALL), ("another configuration", {"config": CONFIG})]:
         faults = [m for m in lint(CHART, values, strict=True)["messages"] if m["severity"] > 1]
         if faults:
             sys.exit(f"{words}: {faults}")
         texts = render(chart, values)
         kinds = check(texts, versions)
         selectors_match(texts)
+        reachable(texts)
         print(f"{words}: {len(kinds)} objects fit Kubernetes {' and '.join(versions)}: {', '.join(kinds)}")
     texts = render(chart, {})
     write("stentor.yaml", texts)
