@@ -71,8 +71,20 @@ async fn by_amqp(subject: &Subject<'_>, broker: &AmqpBroker) -> Vec<Finding> {
         for found in join_all(examined).await {
             findings.extend(found);
         }
+        findings.extend(left_out(subject.left_out()));
     }
     findings
+}
+
+/// Virtual hosts beyond those that are examined at most.
+fn left_out(count: usize) -> Option<Finding> {
+    let text = match count {
+        0 => return None,
+        1 => "1 further virtual host was not examined".to_owned(),
+        count => format!("{count} further virtual hosts were not examined"),
+    };
+    let found = Finding::unasked("broker.vhost", text);
+    Some(found.cure("stentor doctor --vhost NAME …   (for each of them)"))
 }
 
 /// Judges a login at one machine.

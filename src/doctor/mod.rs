@@ -76,6 +76,17 @@ struct Subject<'a> {
 impl Subject<'_> {
     /// The virtual hosts to examine.
     fn vhosts(&self) -> Vec<String> {
+        let mut vhosts = self.all_vhosts();
+        vhosts.truncate(MAX_VHOSTS);
+        vhosts
+    }
+
+    /// How many virtual hosts are left out, for there are too many.
+    fn left_out(&self) -> usize {
+        self.all_vhosts().len().saturating_sub(MAX_VHOSTS)
+    }
+
+    fn all_vhosts(&self) -> Vec<String> {
         vhosts(self.config, self.task.vhost.as_deref())
     }
 }
@@ -83,16 +94,18 @@ impl Subject<'_> {
 /// Virtual hosts that are examined at most: a gateway may serve very many.
 const MAX_VHOSTS: usize = 20;
 
-/// Those that are configured, the default one first; of `*`, the default one.
+/// Those that are configured, the default one first, and behind it the one that is asked for: the
+/// last ones may be left out. Of `*`, the default one.
 fn vhosts(config: &Config, asked: Option<&str>) -> Vec<String> {
     let mut vhosts = config.broker.named_vhosts();
     if let Some(asked) = asked
         && asked != "*"
-        && !vhosts.iter().any(|vhost| vhost == asked)
+        && asked != config.broker.default_vhost
     {
-        vhosts.push(asked.to_owned());
+        vhosts.retain(|vhost| vhost != asked);
+        // The default one is always there.
+        vhosts.insert(1, asked.to_owned());
     }
-    vhosts.truncate(MAX_VHOSTS);
     vhosts
 }
 
@@ -224,5 +237,37 @@ mod tests {
         assert_eq!(vhosts(&config, Some("app")), ["/", "app"]);
         config.broker.vhosts = vec!["*".to_owned()];
         assert_eq!(vhosts(&config, None), ["/"]);
+    }
+
+    #[test]
+    fn of_many_virtual_hosts_the_one_that_is_asked_for_is_examined() {
+        let mut config = Config::default();
+        config.broker.vhosts = (0..=MAX_VHOSTS)
+            .map(|number| format!("v{number}"))
+            .collect();
+        for (asked, left_out) in [("v20", 2), ("/", 2), ("another", 3)] {
+            let task = Doctor {
+                config: None,
+                json: false,
+                management: None,
+                user: None,
+                passcode_file: None,
+                passcode_stdin: false,
+                vhost: Some(asked.to_owned()),
+                may_read: Vec::new(),
+                may_write: Vec::new(),
+            };
+            let subject = Subject {
+                config: &config,
+                task: &task,
+                passcode: None,
+                management: None,
+            };
+            let examined = subject.vhosts();
+            assert_eq!(examined.len(), MAX_VHOSTS);
+            assert_eq!(examined[0], "/");
+            assert!(examined.iter().any(|vhost| vhost == asked), "{asked}");
+            assert_eq!(subject.left_out(), left_out, "{asked}");
+        }
     }
 }
