@@ -5,7 +5,6 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use serde_json::Value;
-use tokio::time::Instant;
 use url::Url;
 
 use super::{
@@ -18,10 +17,7 @@ use crate::{
     app,
     auth::{
         Access, Admission, Authenticator, Login, Permission, Refusal, ResourceKind, User,
-        http::HttpAuthenticator,
-        jwt::JwtConfig,
-        looks_like_token,
-        rabbitmq::{Management, Tag},
+        http::HttpAuthenticator, jwt::JwtConfig, looks_like_token, rabbitmq,
     },
     causes::NO_TLS,
     config::Config,
@@ -233,31 +229,33 @@ fn unreachable_keys(shown: &str, why: &str) -> Finding {
 /// configuration.
 async fn accounts(config: &Config) -> Option<Finding> {
     let url = config.auth_rabbitmq.management()?;
-    let question = "auth.accounts";
-    let begun = Instant::now();
-    let (answer, time) = match Management::new(url, Tag::Administrator) {
-        Ok(management) => {
-            let (answer, time) = ask(management.get("users")).await;
-            let late = || format!("{management}: {}", late());
-            let answer = answer.map(|answer| answer.map_err(|error| error.to_string()));
-            (answer.unwrap_or_else(|| Err(late())), time)
-        }
-        Err(error) => (Err(error.to_string()), begun.elapsed()),
+    let shown = url.to_string();
+    let (answer, time) = ask(rabbitmq::ask_for_users(url)).await;
+    let answer = match answer {
+        Some(answer) => answer.map_err(|error| error.to_string()),
+        None => Err(format!("{shown}: {}", late())),
     };
-    let found = match answer {
-        Ok(users) => {
-            let users: Vec<Value> = serde_json::from_slice(&users).unwrap_or_default();
-            let text = format!("RabbitMQ's own users are read: {}", users.len());
-            Finding::right(question, text)
-        }
+    Some(judge_accounts(answer).took(time))
+}
+
+/// Judges how many users there are, or why they cannot be read.
+fn judge_accounts(answer: Result<usize, String>) -> Finding {
+    let question = "auth.accounts";
+    let url = "STENTOR__AUTH__RABBITMQ__MANAGEMENT='http://USER:PASSWORD@HOST:15672'";
+    match answer {
+        Ok(0) => Finding::doubtful(
+            question,
+            "RabbitMQ's own users are read, and there are none: is it the right RabbitMQ?",
+        )
+        .cure(url),
+        Ok(count) => Finding::right(question, format!("RabbitMQ's own users are read: {count}")),
         Err(why) => Finding::wrong(
             question,
             format!("RabbitMQ's own users cannot be read: {why}"),
         )
         .cure("rabbitmqctl set_user_tags USER administrator")
-        .cure("STENTOR__AUTH__RABBITMQ__MANAGEMENT='http://USER:PASSWORD@HOST:15672'"),
-    };
-    Some(found.took(time))
+        .cure(url),
+    }
 }
 
 /// Logs a user in, and asks what it may do, as the gateway would.
@@ -492,6 +490,13 @@ mod tests {
         assert_eq!((away.mark, html.mark), (Mark::Wrong, Mark::Wrong));
         let plain = at(&format!("cannot connect: {NO_TLS}"));
         assert_eq!(plain.cure, cure[1..]);
+    }
+
+    #[test]
+    fn users_that_are_none_are_doubtful() {
+        assert_eq!(judge_accounts(Ok(3)).mark, Mark::Right);
+        assert_eq!(judge_accounts(Ok(0)).mark, Mark::Doubtful);
+        assert_eq!(judge_accounts(Err("no list".into())).mark, Mark::Wrong);
     }
 
     #[test]

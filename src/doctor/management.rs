@@ -51,6 +51,8 @@ pub(super) async fn examine(subject: &Subject<'_>) -> Vec<Finding> {
     };
     let management = &found.management;
     let (answer, time) = ask(management.get("whoami")).await;
+    // Whatever else listens there answers, too.
+    let answer = answer.map(|answer| answer.and_then(|text| read::<Value>(management, &text)));
     let reason = match answer {
         Some(Ok(_)) => None,
         Some(Err(error)) => Some(error.to_string()),
@@ -117,17 +119,32 @@ async fn get<T: DeserializeOwned>(management: &Management, path: &str) -> Result
     let (answer, _) = ask(management.get(path)).await;
     let answer =
         answer.unwrap_or_else(|| Err(SourceError::Timeout(management.to_string().into())))?;
-    serde_json::from_slice(&answer).map_err(|error| {
+    read(management, &answer)
+}
+
+fn read<T: DeserializeOwned>(management: &Management, answer: &[u8]) -> Result<T, SourceError> {
+    serde_json::from_slice(answer).map_err(|error| {
         // The parser's words tell a place, and no content.
         SourceError::Connection(management.to_string().into(), error.to_string())
     })
 }
 
 async fn alarms(management: &Management) -> Finding {
-    let question = "management.alarms";
     let (answer, time) = ask(management.get("health/checks/alarms")).await;
-    let found = match answer {
-        Some(Ok(_)) => Finding::right(question, "RabbitMQ has memory and disk enough"),
+    let answer = answer.map(|answer| answer.and_then(|text| read(management, &text)));
+    judge_alarms(answer).took(time)
+}
+
+fn judge_alarms(answer: Option<Result<Value, SourceError>>) -> Finding {
+    let question = "management.alarms";
+    match answer {
+        Some(Ok(answer)) if answer.get("status").and_then(Value::as_str) == Some("ok") => {
+            Finding::right(question, "RabbitMQ has memory and disk enough")
+        }
+        Some(Ok(_)) => {
+            let text = "alarms are not known: it answered something else than RabbitMQ does";
+            Finding::unasked(question, text).cure("rabbitmq-diagnostics alarms")
+        }
         Some(Err(SourceError::Status(_, status))) if status.as_u16() == 503 => Finding::wrong(
             question,
             "RabbitMQ is short of memory or disk, and takes no messages until that is over",
@@ -139,8 +156,7 @@ async fn alarms(management: &Management) -> Finding {
             .cure("rabbitmq-diagnostics alarms"),
         None => Finding::unasked(question, format!("alarms are not known: it {}", late()))
             .cure("rabbitmq-diagnostics alarms"),
-    };
-    found.took(time)
+    }
 }
 
 /// RabbitMQ before 3.13 does not know the word.
@@ -398,6 +414,25 @@ mod tests {
             found.cure,
             ["[broker] exchanges = { \"feed\" = \"topic\" }"]
         );
+    }
+
+    #[test]
+    fn alarms_are_over_only_where_rabbitmq_says_so() {
+        let status = |status: u16| {
+            let status = reqwest::StatusCode::from_u16(status).unwrap();
+            Err(SourceError::Status("rabbit:15672".into(), status))
+        };
+        for (answer, mark) in [
+            (Ok(json!({"status": "ok"})), Mark::Right),
+            (Ok(json!({"status": "failed"})), Mark::Unasked),
+            (Ok(json!([])), Mark::Unasked),
+            (status(503), Mark::Wrong),
+            (status(404), Mark::Unasked),
+        ] {
+            let shown = format!("{answer:?}");
+            assert_eq!(judge_alarms(Some(answer)).mark, mark, "{shown}");
+        }
+        assert_eq!(judge_alarms(None).mark, Mark::Unasked);
     }
 
     #[test]

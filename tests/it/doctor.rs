@@ -955,6 +955,39 @@ async fn a_journal_that_is_there_missing_or_declared_otherwise() {
 }
 
 #[tokio::test]
+async fn a_management_plug_in_that_is_something_else() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let node = vhost.node().management_address();
+    let url = |place: &str| format!("http://guest:guest@{place}");
+    let setup = Setup::new(&vhost, &hook);
+    let own = setup.clone().set("auth.rabbitmq.management", url(&node));
+    own.is_sound()
+        .await
+        .found("auth.accounts", "right", "users are read: ");
+
+    let other = url(&welcome().await);
+    let wrong = setup.clone().set("auth.rabbitmq.management", &other);
+    wrong.is_wrong("auth.accounts", "cannot be read").await;
+    let wrong = setup.variable("STENTOR_MANAGEMENT", other);
+    wrong.is_wrong("management.reachable", "").await;
+}
+
+/// Answers every request with a page for people.
+async fn welcome() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let page = "HTTP/1.1 200 OK\r\ncontent-length: 14\r\nconnection: close\r\n\r\n\
+                        <html>Welcome!";
+            let _ = stream.write_all(page.as_bytes()).await;
+        }
+    });
+    address.to_string()
+}
+
+#[tokio::test]
 async fn a_policy_that_drops_messages() {
     let (vhost, hook) = (vhost().await, Hook::start().await);
     let setup = Setup::new(&vhost, &hook);

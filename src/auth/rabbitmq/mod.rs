@@ -27,8 +27,9 @@ pub use config::{RabbitMqConfig, management_url};
 pub use definitions::{Definitions, DefinitionsError};
 pub use source::{Management, SourceError, Tag};
 
-use self::source::Source;
+use self::{config::Place, source::Source};
 use super::{Access, Admission, Authenticator, Login, Refusal, User};
+use crate::secret_url::SecretUrl;
 
 /// Answers for RabbitMQ's own users. Whoever is none of them is asked of another authenticator, if
 /// there is one: a user is one's or the other's, by name.
@@ -242,6 +243,17 @@ fn answer(accounts: &Accounts, user: &User, access: &Access) -> Result<(), Refus
 /// It cannot be used; the text names the place in it.
 pub fn check_file(path: &Path) -> Result<(), SourceError> {
     source::check_file(path)
+}
+
+/// Reads the users of the management plug-in at that URL as they are to be used; how many there are.
+///
+/// # Errors
+/// It has no answer that can be used.
+pub async fn ask_for_users(url: SecretUrl) -> Result<usize, SourceError> {
+    let mut source = Source::new(Place::Management(url))?;
+    let accounts = source.ask(&Accounts::default()).await?;
+    // Without former ones, they are new.
+    Ok(accounts.map_or(0, |accounts| accounts.len()))
 }
 
 impl fmt::Debug for RabbitMqAuthenticator {
