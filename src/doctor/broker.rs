@@ -251,8 +251,8 @@ struct Queues {
     missing: Vec<(&'static str, String)>,
     /// No answer.
     failure: Option<String>,
-    /// Whether clients can have queues of their own.
-    own: bool,
+    /// Permissions that clients' own queues need and that are refused.
+    own_missing: Vec<&'static str>,
 }
 
 async fn queues(examined: &Examined, config: &Config, account: &str, vhost: &str) -> Vec<Finding> {
@@ -281,17 +281,8 @@ async fn ask_queues(examined: &Examined) -> (Queues, Option<Writable>) {
         Ok(queue) => {
             let read = examined.may_consume(queue).await;
             answers.note("read", "its own queues (stentor.feed.…)", read);
-            // Every virtual host has this exchange; reading it is not what is asked.
-            if let Err(BrokerError::AccessRefused(text)) =
-                examined.may_bind(queue, "amq.direct").await
-                && !text.contains("exchange '")
-            {
-                answers.note(
-                    "write",
-                    "its own queues (stentor.feed.…)",
-                    Err(BrokerError::AccessRefused(text)),
-                );
-            }
+            let write = examined.may_fill(queue).await;
+            answers.note("write", "its own queues (stentor.feed.…)", write);
         }
         Err(error) => answers.note(
             "configure",
@@ -310,10 +301,13 @@ async fn ask_queues(examined: &Examined) -> (Queues, Option<Writable>) {
         let declared = examined.declare_feed_queue().await.map(drop);
         answers.note("configure", "a feed's queue", declared);
     }
-    answers.own = examined
-        .declare(own_queues::SUBSCRIPTION_QUEUES)
-        .await
-        .is_ok();
+    match examined.declare(own_queues::SUBSCRIPTION_QUEUES).await {
+        Ok(queue) => {
+            answers.note_own("write", examined.may_fill(&queue).await);
+            answers.note_own("read", examined.may_consume(&queue).await);
+        }
+        Err(error) => answers.note_own("configure", Err(error)),
+    }
     (answers, writable.ok())
 }
 
@@ -322,6 +316,14 @@ impl Queues {
         match answer {
             Ok(()) => {}
             Err(BrokerError::AccessRefused(_)) => self.missing.push((verb, what.to_owned())),
+            Err(error) => self.failure = Some(error.to_string()),
+        }
+    }
+
+    fn note_own(&mut self, verb: &'static str, answer: Result<(), BrokerError>) {
+        match answer {
+            Ok(()) => {}
+            Err(BrokerError::AccessRefused(_)) => self.own_missing.push(verb),
             Err(error) => self.failure = Some(error.to_string()),
         }
     }
@@ -355,17 +357,37 @@ fn permissions(answers: &Queues, config: &Config, account: &str, vhost: &str) ->
         ];
     }
     let text = format!("the account {account} may have feeds in virtual host {vhost}");
-    let own = match answers.own {
-        true => "clients may have queues of their own (acknowledgements, durable subscriptions)",
-        false => {
-            "clients get no queues of their own, which is enough where they only listen \
-             (docs/migration.md has the permissions for more)"
-        }
-    };
     vec![
         Finding::right(question, text),
-        Finding::right("broker.queues", own),
+        own_queues_of_clients(&answers.own_missing, account),
     ]
+}
+
+fn own_queues_of_clients(missing: &[&str], account: &str) -> Finding {
+    let question = "broker.queues";
+    match missing {
+        [] => Finding::right(
+            question,
+            "clients may have queues of their own (acknowledgements, durable subscriptions)",
+        ),
+        ["configure"] => Finding::right(
+            question,
+            "clients get no queues of their own, which is enough where they only listen \
+             (docs/migration.md has the permissions for more)",
+        ),
+        verbs => {
+            let text = format!(
+                "the account {account} may make clients' own queues (stomp-subscription-…), but not \
+                 {} them: clients that need one (acknowledgements, durable subscriptions) get ERROR \
+                 access_refused",
+                verbs.join(" and ")
+            );
+            Finding::doubtful(question, text).cure(
+                "give the account permission to configure, write and read 'stomp-subscription-' \
+                 (docs/migration.md has the command)",
+            )
+        }
+    }
 }
 
 /// The least permissions with which clients can listen to all exchanges of the configuration, and
@@ -517,6 +539,35 @@ mod tests {
         assert!(found[0].cure[0].starts_with("rabbitmqctl set_permissions -p / stentor '^("));
         let sound = permissions(&Queues::default(), &config, "stentor", "/");
         assert!(sound.iter().all(|found| found.mark == Mark::Right));
+    }
+
+    #[test]
+    fn clients_queues_need_all_permissions_or_none() {
+        let config = Config::default();
+        let judged = |verbs: &[&'static str], error: &dyn Fn() -> BrokerError| {
+            let mut answers = Queues::default();
+            for &verb in verbs {
+                answers.note_own(verb, Err(error()));
+            }
+            let found = permissions(&answers, &config, "stentor", "/");
+            let last = found.last().unwrap();
+            (last.question, last.mark, last.text.clone())
+        };
+        let refused = || BrokerError::AccessRefused("no".into());
+        let queues = "broker.queues";
+        let (question, mark, text) = judged(&["configure"], &refused);
+        assert_eq!((question, mark), (queues, Mark::Right), "{text}");
+        let (question, mark, text) = judged(&["write", "read"], &refused);
+        assert_eq!((question, mark), (queues, Mark::Doubtful), "{text}");
+        assert!(text.contains("but not write and read them"), "{text}");
+        // Nobody knows then.
+        let (question, mark, text) =
+            judged(&["configure"], &|| BrokerError::Unavailable("away".into()));
+        assert_eq!(
+            (question, mark),
+            ("broker.permissions", Mark::Wrong),
+            "{text}"
+        );
     }
 
     #[test]

@@ -419,6 +419,24 @@ async fn permissions_that_are_missing() {
     );
 }
 
+#[tokio::test]
+async fn clients_queues_that_may_be_made_but_not_used() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let (api, account) = (vhost.node().api(), unique("gateway"));
+    api.add_user(&account, "p").await;
+    let setup = Setup::new(&vhost, &hook).account(&vhost, &account, "p");
+    let (all, less) = (".*", "^(stentor\\..*|amq\\..*|feed)$");
+    for (permissions, mark, words) in [
+        ([all, all, all], "right", "clients may have queues"),
+        ([less, all, all], "right", "clients get no queues"),
+        ([all, less, all], "doubtful", "but not write them"),
+        ([all, all, less], "doubtful", "but not read them"),
+    ] {
+        api.allow(vhost.name(), &account, permissions).await;
+        setup.is_sound().await.found("broker.queues", mark, words);
+    }
+}
+
 /// The least permissions, as the doctor names them.
 async fn permissions_of(
     setup: &Setup,

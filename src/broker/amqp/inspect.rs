@@ -318,6 +318,18 @@ impl Examined {
         answer(deadline, unbinding).await
     }
 
+    /// Whether the account may write to the queue: it is bound to an exchange that every virtual host
+    /// has. Reading that one is not what is asked.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn may_fill(&self, queue: &TrialQueue) -> Result<(), BrokerError> {
+        match self.may_bind(queue, "amq.direct").await {
+            Err(BrokerError::AccessRefused(text)) if text.contains("exchange '") => Ok(()),
+            outcome => outcome,
+        }
+    }
+
     /// Whether the account may write to an exchange, and in others' names.
     ///
     /// # Errors
