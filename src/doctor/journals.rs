@@ -81,7 +81,10 @@ fn judge(
     };
     match answer {
         Ok(SeenJournal::Missing) => {
-            let text = format!("journal {stream} is not there yet; the gateway makes it");
+            let text = format!(
+                "journal {stream} is not there yet; the gateway makes it. Whether it may write and \
+                 read it can be tried only then"
+            );
             Finding::right(question, text)
         }
         Ok(SeenJournal::Right) => {
@@ -102,6 +105,13 @@ fn judge(
                     "or delete it, with the messages that it keeps: rabbitmqctl delete_queue -p \
                      '{vhost}' {stream}"
                 ))
+        }
+        Ok(SeenJournal::Lacks(verb)) => {
+            let text = format!(
+                "journal {stream}: the account {account} may not {verb} it, so nobody can subscribe \
+                 to exchange {exchange}"
+            );
+            Finding::wrong(question, text).cure(grant())
         }
         Ok(SeenJournal::NotOurs) => {
             let text = format!(
@@ -191,7 +201,11 @@ mod tests {
             "{differs:?}"
         );
         let refused = || BrokerError::AccessRefused("no".into());
-        for answer in [Ok(SeenJournal::NotOurs), Err(refused())] {
+        for answer in [
+            Ok(SeenJournal::NotOurs),
+            Ok(SeenJournal::Lacks("read")),
+            Err(refused()),
+        ] {
             let found = judged(answer);
             assert_eq!(found.mark, Mark::Wrong);
             assert!(found.cure[0].contains("stentor.journal.feed"), "{found:?}");

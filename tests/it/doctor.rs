@@ -968,6 +968,25 @@ async fn a_journal_that_is_there_missing_or_declared_otherwise() {
     let report = setup.is_sound().await;
     report.found("broker.journal", "right", "is as [journal] says");
     drop(gateway);
+
+    // Each of its permissions is needed.
+    let (api, account) = (vhost.node().api(), unique("gateway"));
+    api.add_user(&account, "p").await;
+    let by_account = setup.clone().account(&vhost, &account, "p");
+    let (all, less) = (".*", "^(stentor\\.(feed\\..*|control)|amq\\.default|feed)$");
+    for (permissions, words) in [
+        ([less, all, all], "may not declare it"),
+        ([all, less, all], "may not write it"),
+        ([all, all, less], "may not read it"),
+    ] {
+        api.allow(vhost.name(), &account, permissions).await;
+        let found = by_account.is_wrong("broker.journal", words).await;
+        assert!(found.cure[0].contains("configure, write and read stentor.journal.feed"));
+    }
+    api.allow(vhost.name(), &account, [all; 3]).await;
+    let report = by_account.is_sound().await;
+    report.found("broker.journal", "right", "is as [journal] says");
+
     let report = setup.set("journal.max_age", "1h").is_sound().await;
     report.found("broker.journal", "doubtful", "x-max-age");
 }

@@ -10,6 +10,8 @@
 //!   permission to configure it.
 //! - A message is published whose expiration is no number: RabbitMQ refuses it, after it has looked
 //!   at the permissions to write. It is never routed.
+//! - A stream is bound for a moment by a key that nobody knows, and read from what comes next, by a
+//!   consumer that is cancelled at once.
 //! - A message in another's name is published to the default exchange, by a key that no queue has for
 //!   its name.
 
@@ -18,8 +20,8 @@ use std::sync::Arc;
 use lapin::{
     BasicProperties,
     options::{
-        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-        QueueDeclareOptions,
+        BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+        BasicQosOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -77,6 +79,8 @@ pub enum SeenJournal {
     Differs(Box<str>),
     /// It is there; the account may not declare it.
     NotOurs,
+    /// It is there, and may be declared; but not with this permission (`write`, `read`) used.
+    Lacks(&'static str),
 }
 
 /// What became of a message that cannot be published.
@@ -165,8 +169,8 @@ impl Examined {
     }
 
     /// Looks for the stream of an exchange's journal. One that is there is declared as the gateway
-    /// would, which changes nothing; one that is not, with a length that RabbitMQ refuses after it has
-    /// looked at the permission.
+    /// would, which changes nothing, and its writing and reading are tried; one that is not, with a
+    /// length that RabbitMQ refuses after it has looked at the permission.
     ///
     /// # Errors
     /// [`BrokerError::AccessRefused`]: it is not there, and the account may not make it; or the broker
@@ -182,12 +186,16 @@ impl Examined {
             .declare_stream(&stream, true, FieldTable::default())
             .await
         {
-            Ok(()) => Ok(match self.declare_stream(&stream, false, arguments).await {
-                Ok(()) => SeenJournal::Right,
-                Err(BrokerError::PreconditionFailed(text)) => SeenJournal::Differs(text),
-                Err(BrokerError::AccessRefused(_)) => SeenJournal::NotOurs,
-                Err(error) => return Err(error),
-            }),
+            Ok(()) => {
+                let seen = match self.declare_stream(&stream, false, arguments).await {
+                    Ok(()) => SeenJournal::Right,
+                    Err(BrokerError::PreconditionFailed(text)) => SeenJournal::Differs(text),
+                    Err(BrokerError::AccessRefused(_)) => return Ok(SeenJournal::NotOurs),
+                    Err(error) => return Err(error),
+                };
+                let lacks = self.lack_at_stream(&stream).await?;
+                Ok(lacks.map_or(seen, SeenJournal::Lacks))
+            }
             Err(BrokerError::NotFound(_)) => {
                 let mut arguments = arguments;
                 let refused = AMQPValue::LongLongInt(-1);
@@ -204,6 +212,36 @@ impl Examined {
             Err(BrokerError::AccessRefused(_)) => Ok(SeenJournal::NotOurs),
             Err(error) => Err(error),
         }
+    }
+
+    /// The permission without which the stream cannot be used.
+    async fn lack_at_stream(&self, stream: &str) -> Result<Option<&'static str>, BrokerError> {
+        let stream = TrialQueue(short("the stream's name", stream)?);
+        match self.may_fill(&stream).await {
+            Err(BrokerError::AccessRefused(_)) => return Ok(Some("write")),
+            outcome => outcome?,
+        }
+        match self.may_follow(&stream).await {
+            Err(BrokerError::AccessRefused(_)) => Ok(Some("read")),
+            outcome => outcome.map(|()| None),
+        }
+    }
+
+    /// Whether the account may read from the stream: of what comes next, one message at most.
+    async fn may_follow(&self, stream: &TrialQueue) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        // A stream gives messages to nobody without.
+        let limiting = channel.basic_qos(1, BasicQosOptions::default());
+        answer(deadline, limiting).await?;
+        let mut arguments = FieldTable::default();
+        let next = AMQPValue::LongString("next".into());
+        arguments.insert("x-stream-offset".into(), next);
+        let options = BasicConsumeOptions::default();
+        let consuming = channel.basic_consume(stream.0.clone(), "".into(), options, arguments);
+        let consumer = answer(deadline, consuming).await?;
+        let cancelling = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        answer(deadline, cancelling).await
     }
 
     async fn declare_stream(
