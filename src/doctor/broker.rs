@@ -13,11 +13,12 @@ use super::{
 use crate::{
     app,
     broker::{
-        BrokerError, FEED_QUEUES,
+        BrokerError, ExchangeKind, FEED_QUEUES,
         amqp::{
             AmqpBroker,
             inspect::{Examined, Product, Writable},
         },
+        journal::stream_of,
         own_queues,
     },
     causes::NO_TLS,
@@ -406,14 +407,37 @@ fn least(config: &Config) -> [String; 3] {
     };
     let (mut configure, mut write, mut read) = (Vec::new(), Vec::new(), Vec::new());
     for (name, _) in app::exchanges(config) {
+        if name.starts_with(FEED_QUEUES) {
+            // The first pattern has it.
+            continue;
+        }
+        let is_offline = config.offline.is_on() && *name == *config.offline.exchange;
         let is_own = Some(&*name) == control
-            || config.presence.has_events() && name == config.presence.exchange;
+            || config.presence.has_events() && name == config.presence.exchange
+            || is_offline;
+        // Its worker reads that of `[offline]`, by another account.
+        let is_read = !is_offline || config.broker.exchanges.contains_key(&name);
         let name = escaped(&name);
-        read.push(name.clone());
+        if is_read {
+            read.push(name.clone());
+        }
         if is_own {
             configure.push(name.clone());
             write.push(name);
         }
+    }
+    for source in &config.offline.sources {
+        let kind = config.broker.exchanges.get(source.as_str());
+        if kind.is_none_or(|kind| *kind == ExchangeKind::Direct) {
+            // It is tried whether a direct one leads to the gateway where nobody is subscribed.
+            write.push(escaped(source));
+        }
+    }
+    for exchange in &config.journal.exchanges {
+        let stream = escaped(&stream_of(exchange));
+        configure.push(stream.clone());
+        write.push(stream.clone());
+        read.extend([stream, escaped(exchange)]);
     }
     for exchange in &config.feed.whole {
         let name = escaped(exchange);
@@ -588,6 +612,25 @@ mod tests {
         assert_eq!(
             read,
             format!("^({own}|my\\.feed|my\\.feed\\.(all|keys)|stentor\\.control)$")
+        );
+    }
+
+    #[test]
+    fn the_least_permissions_are_enough_for_journals_and_for_those_who_are_away() {
+        let mut config = Config::default();
+        config.broker.url = Some("amqp://u:p@host".parse().unwrap());
+        config.broker.exchanges = [("topics".into(), ExchangeKind::Topic)].into();
+        config.journal.exchanges = ["my.news".to_owned()].into();
+        config.offline.sources = ["jobs", "topics"].map(str::to_owned).into();
+        let own = "stentor\\.feed\\..*";
+        let both = "stentor\\.control|stentor\\.journal\\.my\\.news";
+        assert_eq!(
+            least(&config),
+            [
+                format!("^({own}|offline|{both})$"),
+                format!("^({own}|amq\\.default|jobs|offline|{both})$"),
+                format!("^({own}|my\\.news|{both}|topics)$"),
+            ]
         );
     }
 }

@@ -921,6 +921,15 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
     let report = setup.is_sound().await;
     report.found("broker.whole", "right", "leads to its alternate exchange");
     report.found("management.bindings", "right", "nobody else");
+    // By the least permissions, too.
+    let (api, account) = (vhost.node().api(), unique("gateway"));
+    api.add_user(&account, "p").await;
+    let by_account = setup.clone().account(&vhost, &account, "p");
+    let [configure, write, read] = permissions_of(&by_account, &api, &vhost, &account).await;
+    api.allow(vhost.name(), &account, [&configure, &write, &read])
+        .await;
+    let report = by_account.is_sound().await;
+    report.found("broker.whole", "right", "leads to its alternate exchange");
 
     let options = QueueDeclareOptions {
         durable: true,

@@ -127,8 +127,10 @@ impl<'a> Beside<'a> {
             "x-expires".into(),
             AMQPValue::LongLongInt(TRIAL_MILLISECONDS),
         );
-        let declaring = channel.queue_declare("".into(), options, arguments);
-        let queue = answer(deadline, declaring).await?.name().clone();
+        // RabbitMQ's own name for it (`amq.gen-…`) would need a permission of its own.
+        let queue = short("the queue's name", &secret_key())?;
+        let declaring = channel.queue_declare(queue.clone(), options, arguments);
+        answer(deadline, declaring).await?;
         let key = short("the key", &secret_key())?;
         let (keys, options) = (self.keys.clone(), QueueBindOptions::default());
         let binding = channel.queue_bind(
