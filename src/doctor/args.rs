@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// Ask everything that the gateway will need, for real, and show what is wrong, with the cure.
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(after_help = "\
 Examples:
   stentor doctor --config stentor.toml

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::{
     Subject,
-    args::pairs,
+    args::{Doctor, pairs},
     ask::{PATIENCE, ask, late},
     exchanges::{self, Exchange},
     finding::Finding,
@@ -19,7 +19,7 @@ use crate::{
             inspect::{Examined, Product, Writable},
         },
         journal::stream_of,
-        own_queues,
+        offline_of, own_queues,
     },
     causes::NO_TLS,
     config::Config,
@@ -188,7 +188,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
     };
     let entered = format!("virtual host {name} can be used");
     let mut findings = vec![Finding::right("broker.vhost", entered).took(time)];
-    let wanted = wanted(config, name, subject);
+    let wanted = wanted(config, name, subject.task);
     let (queues, exchanges, whole, journals) = tokio::join!(
         queues(&examined, config, account, name),
         join_all(
@@ -210,7 +210,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
 }
 
 /// The exchanges that the configuration and the arguments name.
-fn wanted(config: &Config, vhost: &str, subject: &Subject<'_>) -> Vec<Exchange> {
+fn wanted(config: &Config, vhost: &str, task: &Doctor) -> Vec<Exchange> {
     let is_default = vhost == config.broker.default_vhost;
     let control = app::control_exchange(config);
     let mut wanted: Vec<Exchange> = Vec::new();
@@ -220,17 +220,15 @@ fn wanted(config: &Config, vhost: &str, subject: &Subject<'_>) -> Vec<Exchange> 
         } else if config.presence.has_events() && name == config.presence.exchange {
             exchanges::Role::Presence
         } else {
-            exchanges::Role::Clients
+            offline_role(config, is_default, &name).unwrap_or(exchanges::Role::Clients)
         };
-        let is_here = is_default
-            || role == exchanges::Role::Clients
-            || config.broker.exchanges.contains_key(&name);
-        if is_here {
+        // What the gateway itself needs is in the default virtual host alone.
+        if is_default || config.broker.exchanges.contains_key(&name) {
             let kind = Some(kind);
             wanted.push(Exchange { name, kind, role });
         }
     }
-    let (task, asked) = (subject.task, subject.task.vhost.as_deref());
+    let asked = task.vhost.as_deref();
     if asked.map_or(is_default, |asked| asked == vhost) {
         for (name, _) in pairs(&task.may_read).chain(pairs(&task.may_write)) {
             if !name.is_empty() && !wanted.iter().any(|other| &*other.name == name) {
@@ -243,6 +241,24 @@ fn wanted(config: &Config, vhost: &str, subject: &Subject<'_>) -> Vec<Exchange> 
         }
     }
     wanted
+}
+
+/// The use of an exchange by `[offline]`, which is for the default virtual host.
+fn offline_role(config: &Config, is_default: bool, name: &str) -> Option<exchanges::Role> {
+    let offline = &config.offline;
+    if !is_default || !offline.is_on() {
+        None
+    } else if name == offline.exchange {
+        Some(exchanges::Role::Offline)
+    } else if offline.sources.contains(name) {
+        Some(exchanges::Role::Source)
+    } else {
+        let is_unheard = offline
+            .sources
+            .iter()
+            .any(|source| offline_of(source) == name);
+        is_unheard.then_some(exchanges::Role::Unheard)
+    }
 }
 
 /// The answers about queues.
@@ -616,10 +632,42 @@ mod tests {
     }
 
     #[test]
+    fn the_gateway_s_own_exchanges_are_wanted_in_the_default_virtual_host() {
+        use exchanges::Role;
+        let mut config = Config::default();
+        config.broker.url = Some("amqp://u:p@host".parse().unwrap());
+        config.broker.exchanges = ["feed", "jobs"]
+            .map(|name| (Box::<str>::from(name), ExchangeKind::Direct))
+            .into();
+        config.offline.sources = ["feed".to_owned()].into();
+        let roles = |vhost| {
+            let wanted = wanted(&config, vhost, &Doctor::default());
+            let roles = wanted
+                .into_iter()
+                .map(|one| (String::from(one.name), one.role));
+            roles.collect::<Vec<_>>()
+        };
+        let named = |roles: &[(&str, Role)]| {
+            let named = roles.iter().map(|(name, role)| ((*name).to_owned(), *role));
+            named.collect::<Vec<_>>()
+        };
+        let here = [
+            ("feed", Role::Source),
+            ("jobs", Role::Clients),
+            ("offline", Role::Offline),
+            ("stentor.control", Role::Control),
+            ("stentor.feed.offline.feed", Role::Unheard),
+        ];
+        assert_eq!(roles("/"), named(&here));
+        let elsewhere = [("feed", Role::Clients), ("jobs", Role::Clients)];
+        assert_eq!(roles("app"), named(&elsewhere));
+    }
+
+    #[test]
     fn the_least_permissions_are_enough_for_journals_and_for_those_who_are_away() {
         let mut config = Config::default();
         config.broker.url = Some("amqp://u:p@host".parse().unwrap());
-        config.broker.exchanges = [("topics".into(), ExchangeKind::Topic)].into();
+        config.broker.exchanges = [(Box::<str>::from("topics"), ExchangeKind::Topic)].into();
         config.journal.exchanges = ["my.news".to_owned()].into();
         config.offline.sources = ["jobs", "topics"].map(str::to_owned).into();
         let own = "stentor\\.feed\\..*";

@@ -31,6 +31,12 @@ pub(super) enum Role {
     Presence,
     /// What clients listen to, or send to.
     Clients,
+    /// As [`Role::Clients`]: messages to which nobody is subscribed are to come from it.
+    Source,
+    /// Messages to which nobody is subscribed come to it first.
+    Unheard,
+    /// They are handed on to it, for a worker.
+    Offline,
 }
 
 /// RabbitMQ's answers about an exchange.
@@ -126,7 +132,9 @@ fn said(role: Role) -> &'static str {
     match role {
         Role::Control => " (commands between nodes)",
         Role::Presence => " (presence events)",
-        Role::Clients => "",
+        Role::Clients | Role::Source => "",
+        Role::Unheard => " (messages to which nobody is subscribed)",
+        Role::Offline => " (messages for those who are away)",
     }
 }
 
@@ -183,9 +191,12 @@ fn of_another_type(
     there: ExchangeKind,
 ) -> Finding {
     let Exchange { name, role, .. } = wanted;
+    let outcome = match role {
+        Role::Unheard | Role::Offline => "nothing is handed on for those who are away",
+        _ => "clients that want it get ERROR precondition_failed",
+    };
     let text = format!(
-        "{what} is a {} exchange, and has to be a {} one by the configuration: clients that want \
-         it get ERROR precondition_failed",
+        "{what} is a {} exchange, and has to be a {} one by the configuration: {outcome}",
         named(there),
         named(kind)
     );
@@ -193,10 +204,16 @@ fn of_another_type(
     match (role, there) {
         (Role::Control, _) => found.cure("[control] exchange = \"stentor.commands\""),
         (Role::Presence, _) => found.cure("[presence] exchange = \"stentor.presence\""),
-        (Role::Clients, ExchangeKind::Other) => {
+        (Role::Unheard, _) => {
+            found.cure(format!("delete exchange {name}: the gateway makes it anew"))
+        }
+        (Role::Offline, ExchangeKind::Other) => {
+            found.cure("[offline] exchange = \"offline\"   (a topic exchange)")
+        }
+        (Role::Clients | Role::Source, ExchangeKind::Other) => {
             found.cure(format!("[broker] exchanges: leave {name} out"))
         }
-        (Role::Clients, there) => found.cure(format!(
+        (Role::Clients | Role::Source | Role::Offline, there) => found.cure(format!(
             "[broker] exchanges = {{ {name:?} = {:?} }}",
             named(there)
         )),
@@ -211,6 +228,7 @@ fn rights(
 ) -> Vec<Finding> {
     let Exchange { name, role, .. } = wanted;
     let question = "broker.exchange";
+    let is_direct = there.or(wanted.kind) == Some(ExchangeKind::Direct);
     for answer in [&answers.read, &answers.write] {
         if let Err(error) = answer
             && !matches!(error, BrokerError::AccessRefused(_))
@@ -237,6 +255,32 @@ fn rights(
             let text = format!("{what}: the account may not write it, so there are no events");
             Finding::wrong(question, text).cure(grant("write"))
         }
+        (Role::Offline, false, true) => Finding::right(
+            question,
+            format!("{what}{kind} may be written; its worker reads it"),
+        ),
+        (Role::Offline, _, false) => {
+            let text = format!(
+                "{what}: the account may not write it, so they wait at RabbitMQ, and the oldest are \
+                 lost in the end"
+            );
+            Finding::wrong(question, text).cure(grant("write"))
+        }
+        (Role::Unheard, ..) => {
+            let verb = if reads { "write" } else { "read" };
+            let text = format!(
+                "{what}: the account may not {verb} it, so nothing is handed on for those who are \
+                 away"
+            );
+            Finding::wrong(question, text).cure(grant(verb))
+        }
+        (Role::Source, true, false) if is_direct => {
+            let text = format!(
+                "{what}{kind} may be read, not written: Stentor cannot try whether messages to which \
+                 nobody is subscribed come to it ([offline])"
+            );
+            Finding::doubtful(question, text).cure(grant("write"))
+        }
         (_, true, false) => Finding::right(
             question,
             format!("{what}{kind} may be read, not written: enough where clients only listen"),
@@ -262,15 +306,21 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
     for exchange in &config.feed.whole {
         let (answers, time) = ask(async {
             let seen = examined.exchange(exchange).await?;
-            let mut beside = Vec::new();
+            let mut beside = Beside::There;
             for name in inspect::beside(exchange) {
-                beside.push(examined.exchange(&name).await?);
+                if examined.exchange(&name).await? == Seen::Missing {
+                    match examined.may_make(&name).await {
+                        Ok(()) if beside == Beside::There => beside = Beside::Missing,
+                        Ok(()) => {}
+                        Err(BrokerError::AccessRefused(_)) => beside = Beside::NotOurs(name),
+                        Err(error) => return Err(error),
+                    }
+                }
             }
-            let leads = match (&seen, beside.contains(&Seen::Missing)) {
-                (Seen::Missing, _) | (_, true) => None,
-                _ => Some(examined.leads_beside(exchange).await),
-            };
-            Ok::<_, BrokerError>((seen, leads))
+            if beside == Beside::There && seen != Seen::Missing {
+                beside = Beside::Tried(examined.leads_beside(exchange).await);
+            }
+            Ok::<_, BrokerError>((seen, beside))
         })
         .await;
         let late = || Err(BrokerError::Unavailable(late().into()));
@@ -280,18 +330,26 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
     findings
 }
 
-/// The exchange; and whether it leads to those beside it, if they are there.
-type Whole = (Seen, Option<Result<(), BrokerError>>);
+/// The exchange, and those beside it.
+type Whole = (Seen, Beside);
+
+/// The exchanges beside one that is read whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Beside {
+    There,
+    /// One is missing, and the gateway makes it.
+    Missing,
+    /// This one is missing, and the account may not make it.
+    NotOurs(String),
+    /// They are there: whether the exchange leads to them.
+    Tried(Result<(), BrokerError>),
+}
 
 fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>) -> Finding {
     let question = "broker.whole";
     let cure = inspect::policy_command(vhost, exchange);
     match answers {
         Err(error) => Finding::wrong(question, format!("exchange {exchange}: {error}")),
-        Ok((Seen::Missing, _)) => Finding::right(
-            question,
-            format!("exchange {exchange} (feed.whole) is not there yet"),
-        ),
         Ok((Seen::There(Some(kind)), _)) if kind != ExchangeKind::Direct => Finding::right(
             question,
             format!(
@@ -299,22 +357,37 @@ fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>)
                 named(kind)
             ),
         ),
-        Ok((_, Some(Ok(())))) => Finding::right(
+        Ok((_, Beside::NotOurs(name))) => {
+            let text = format!(
+                "exchange {exchange} (feed.whole): {name} is not there, and the account may not make \
+                 it: subscribers are refused"
+            );
+            let [all, keys] = inspect::beside(exchange);
+            Finding::wrong(question, text).cure(format!(
+                "give the account permission to configure, write and read {all} and {keys} in \
+                 virtual host {vhost} (set_permissions)"
+            ))
+        }
+        Ok((Seen::Missing, _)) => Finding::right(
+            question,
+            format!("exchange {exchange} (feed.whole) is not there yet"),
+        ),
+        Ok((_, Beside::Tried(Ok(())))) => Finding::right(
             question,
             format!("exchange {exchange} leads to its alternate exchange"),
         ),
-        Ok((_, Some(Err(BrokerError::NotFound(_))))) => {
+        Ok((_, Beside::Tried(Err(BrokerError::NotFound(_))))) => {
             let text = format!(
                 "exchange {exchange} (feed.whole) does not lead to {exchange}.all: subscribers \
                  are refused"
             );
             Finding::wrong(question, text).cure(cure)
         }
-        Ok((_, Some(Err(error)))) => {
+        Ok((_, Beside::Tried(Err(error)))) => {
             let text = format!("exchange {exchange} (feed.whole) cannot be tried: {error}");
             Finding::wrong(question, text)
         }
-        Ok((_, None)) => {
+        Ok((_, Beside::Missing | Beside::There)) => {
             let text = format!(
                 "exchange {exchange} (feed.whole): {exchange}.all is not there yet (the gateway \
                  makes it), so the way to it cannot be tried"
@@ -389,6 +462,14 @@ mod tests {
         assert_eq!(with(Role::Presence, true, false), Mark::Wrong);
         assert_eq!(with(Role::Presence, false, true), Mark::Doubtful);
         assert_eq!(with(Role::Control, true, false), Mark::Doubtful);
+        // A worker reads it.
+        assert_eq!(with(Role::Offline, false, true), Mark::Right);
+        assert_eq!(with(Role::Offline, true, false), Mark::Wrong);
+        assert_eq!(with(Role::Offline, false, false), Mark::Wrong);
+        assert_eq!(with(Role::Unheard, true, true), Mark::Right);
+        assert_eq!(with(Role::Unheard, true, false), Mark::Wrong);
+        assert_eq!(with(Role::Unheard, false, true), Mark::Wrong);
+        assert_eq!(with(Role::Source, true, false), Mark::Doubtful);
     }
 
     #[test]
@@ -422,14 +503,23 @@ mod tests {
     fn an_exchange_that_leads_elsewhere_has_its_policy_as_the_cure() {
         let direct = || Seen::There(Some(ExchangeKind::Direct));
         let elsewhere = Err(BrokerError::NotFound("elsewhere".into()));
-        let found = judge_whole("/", "feed", Ok((direct(), Some(elsewhere))));
+        let found = judge_whole("/", "feed", Ok((direct(), Beside::Tried(elsewhere))));
         assert_eq!(found.mark, Mark::Wrong);
         assert!(found.cure[0].starts_with("rabbitmqctl set_policy -p '/'"));
-        let found = judge_whole("/", "feed", Ok((direct(), Some(Ok(())))));
+        let found = judge_whole("/", "feed", Ok((direct(), Beside::Tried(Ok(())))));
         assert_eq!(found.mark, Mark::Right);
         assert_eq!(
-            judge_whole("/", "feed", Ok((direct(), None))).mark,
+            judge_whole("/", "feed", Ok((direct(), Beside::Missing))).mark,
             Mark::Unasked
         );
+        for seen in [direct(), Seen::Missing] {
+            let not_ours = Beside::NotOurs("feed.keys".to_owned());
+            let found = judge_whole("/", "feed", Ok((seen, not_ours)));
+            assert_eq!(found.mark, Mark::Wrong, "{found:?}");
+            assert!(
+                found.cure[0].contains("feed.all and feed.keys"),
+                "{found:?}"
+            );
+        }
     }
 }

@@ -247,15 +247,8 @@ mod tests {
             .collect();
         for (asked, left_out) in [("v20", 2), ("/", 2), ("another", 3)] {
             let task = Doctor {
-                config: None,
-                json: false,
-                management: None,
-                user: None,
-                passcode_file: None,
-                passcode_stdin: false,
                 vhost: Some(asked.to_owned()),
-                may_read: Vec::new(),
-                may_write: Vec::new(),
+                ..Doctor::default()
             };
             let subject = Subject {
                 config: &config,

@@ -899,6 +899,15 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
     // Before the first start, there is nothing to lead to.
     let report = setup.is_sound().await;
     report.found("broker.whole", "unasked", "feed.all is not there yet");
+    // Which are not made by an account that may not.
+    let (api, account) = (vhost.node().api(), unique("gateway"));
+    api.add_user(&account, "p").await;
+    let by_account = setup.clone().account(&vhost, &account, "p");
+    api.allow(vhost.name(), &account, ["^stentor\\.", ".*", ".*"])
+        .await;
+    let words = "the account may not make it";
+    let found = by_account.is_wrong("broker.whole", words).await;
+    assert!(found.cure[0].contains("feed.all and feed.keys"));
     vhost
         .declare_exchange("feed.all", ExchangeKind::Fanout)
         .await;
@@ -922,9 +931,6 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
     report.found("broker.whole", "right", "leads to its alternate exchange");
     report.found("management.bindings", "right", "nobody else");
     // By the least permissions, too.
-    let (api, account) = (vhost.node().api(), unique("gateway"));
-    api.add_user(&account, "p").await;
-    let by_account = setup.clone().account(&vhost, &account, "p");
     let [configure, write, read] = permissions_of(&by_account, &api, &vhost, &account).await;
     api.allow(vhost.name(), &account, [&configure, &write, &read])
         .await;
