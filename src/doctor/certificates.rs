@@ -26,6 +26,8 @@ use crate::{
     tls_client::{roots, secure},
 };
 
+const RABBITMQ: &str = "RabbitMQ";
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Looks at all certificates.
@@ -34,7 +36,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let servers = servers(config);
     let asked = servers
         .iter()
-        .map(|(name, host, port)| server(name, host, *port));
+        .map(|(name, host, port)| server(config, name, host, *port));
     findings.extend(join_all(asked).await);
     findings
 }
@@ -235,11 +237,7 @@ fn servers(config: &Config) -> Vec<(&'static str, String, u16)> {
         if let broker::Url::Amqp(url) = url
             && url.reveal().starts_with("amqps:")
         {
-            add(
-                "RabbitMQ",
-                url.host().to_owned(),
-                url.port().unwrap_or(5671),
-            );
+            add(RABBITMQ, url.host().to_owned(), url.port().unwrap_or(5671));
         }
     }
     let urls = config
@@ -264,12 +262,18 @@ fn servers(config: &Config) -> Vec<(&'static str, String, u16)> {
     servers
 }
 
-async fn server(name: &str, host: &str, port: u16) -> Finding {
+async fn server(config: &Config, name: &str, host: &str, port: u16) -> Finding {
     let (answer, time) = ask(async {
         let stream = TcpStream::connect((host, port))
             .await
             .map_err(Failed::Away)?;
-        let secured = secure(stream, host, None).await.map_err(Failed::Tls)?;
+        // Who wants it may end the handshake without. Nobody else is shown one.
+        let certificate = match name {
+            RABBITMQ => config.broker.certificate_to_show().await,
+            _ => None,
+        };
+        let secured = secure(stream, host, certificate).await;
+        let secured = secured.map_err(Failed::Tls)?;
         let (_, connection) = secured.get_ref();
         let own = connection.peer_certificates().and_then(<[_]>::first);
         Ok(own.and_then(not_after))

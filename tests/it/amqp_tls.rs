@@ -9,7 +9,7 @@ use testkit::{Authority, RabbitMq, free_ports, unique};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::house::{DESTINATION, House, vhost, vhost_on};
+use crate::house::{DESTINATION, House, Ran, vhost, vhost_on};
 
 /// Takes TLS off, before RabbitMQ. Its address, and the authority's certificate as PEM.
 async fn tls_before(server: String) -> (SocketAddr, String) {
@@ -57,7 +57,7 @@ async fn rabbitmq_is_reached_over_tls() {
 }
 
 /// A RabbitMQ that speaks TLS with those who show a certificate, and takes it for a login.
-async fn of_certificates(authority: &Authority, folder: &Path) -> (Arc<RabbitMq>, u16) {
+async fn of_certificates(authority: &Authority, folder: &Path, more: &str) -> (Arc<RabbitMq>, u16) {
     authority.serve_from(folder, "rabbitmq");
     let [port] = free_ports();
     let path = |name: &str| folder.join(name).display().to_string();
@@ -71,7 +71,8 @@ async fn of_certificates(authority: &Authority, folder: &Path) -> (Arc<RabbitMq>
          ssl_options.fail_if_no_peer_cert = true\n\
          auth_mechanisms.1 = PLAIN\n\
          auth_mechanisms.2 = EXTERNAL\n\
-         ssl_cert_login_from = common_name\n",
+         ssl_cert_login_from = common_name\n\
+         {more}",
         path("ca.pem"),
         path("chain.pem"),
         path("key.pem"),
@@ -87,7 +88,7 @@ async fn a_certificate_is_the_account_s_login() {
     let authority = Authority::new();
     let folders = [(); 2].map(|()| TempDir::new().unwrap());
     let [server, client] = folders.each_ref().map(TempDir::path);
-    let (node, port) = of_certificates(&authority, server).await;
+    let (node, port) = of_certificates(&authority, server, "").await;
     let vhost = vhost_on(&node).await;
     let account = unique("gateway");
     let api = node.api();
@@ -127,4 +128,43 @@ async fn a_certificate_is_the_account_s_login() {
     other.subscribe("feed", DESTINATION).await;
     house.push(["again"]).await;
     other.expect_message("again").await;
+}
+
+/// With TLS 1.2 the handshake fails for those who show none; with 1.3, what comes behind it.
+#[tokio::test]
+async fn doctor_shows_the_certificate_too() {
+    let authority = Authority::new();
+    let folders = [(); 2].map(|()| TempDir::new().unwrap());
+    let [server, client] = folders.each_ref().map(TempDir::path);
+    let versions = "ssl_options.versions.1 = tlsv1.2\n";
+    let (node, port) = of_certificates(&authority, server, versions).await;
+    let vhost = vhost_on(&node).await;
+    let (api, account) = (node.api(), unique("gateway"));
+    api.add_user(&account, "no gateway knows it").await;
+    api.allow(vhost.name(), &account, [".*", ".*", ".*"]).await;
+    authority.serve_from(client, &account);
+    let path = |name: &str| client.join(name).display().to_string();
+    let mut doctor = std::process::Command::new(env!("CARGO_BIN_EXE_stentor"));
+    doctor
+        .args(["doctor", "--json"])
+        .env_clear()
+        .env("SSL_CERT_FILE", path("ca.pem"))
+        .env("STENTOR__AUTH__HOOK", "http://127.0.0.1:1/auth");
+    for (key, value) in [
+        ("URL", format!("amqps://localhost:{port}")),
+        ("CERTIFICATE", path("chain.pem")),
+        ("KEY", path("key.pem")),
+        ("VHOSTS", vhost.name().to_owned()),
+        ("DEFAULT_VHOST", vhost.name().to_owned()),
+    ] {
+        doctor.env(format!("STENTOR__BROKER__{key}"), value);
+    }
+    let output = tokio::task::spawn_blocking(move || doctor.output());
+    let ran = Ran::from(output.await.unwrap().unwrap());
+    for words in [
+        format!("localhost:{port} is RabbitMQ "),
+        format!("TLS of RabbitMQ at localhost:{port}: the certificate is trusted"),
+    ] {
+        assert!(ran.out.contains(&words), "{words}: {ran:?}");
+    }
 }

@@ -10,6 +10,8 @@ pub(super) mod token;
 
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
 use self::{certificate::Certificate, token::Token};
 use super::Config;
 use crate::{secret_url::SecretUrl, units::Checked};
@@ -124,6 +126,18 @@ impl Config {
             ),
             (true, true) => Ok(true),
         }
+    }
+
+    /// The certificate that RabbitMQ is shown, with its chain and its key: `None` also for one that
+    /// cannot be used, which the login tells.
+    pub(crate) async fn certificate_to_show(
+        &self,
+    ) -> Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+        if !is_set(&self.certificate) || !is_set(&self.key) {
+            return None;
+        }
+        let certificate = Certificate::load(&self.certificate, &self.key).await;
+        Some(certificate.ok()?.parts())
     }
 
     /// Whether the files that the account is in can be used. No command is run.
