@@ -27,10 +27,15 @@ pub(super) struct Permissions<'a> {
     identity: &'a Identity,
     asks: Asks<'a>,
     /// The questions that were asked, if each is asked once for many wishes.
-    asked: Option<Mutex<Asked<'a>>>,
+    asked: Option<&'a Asked>,
 }
 
-type Asked<'a> = HashMap<Access, Shared<BoxFuture<'a, Result<(), Refusal>>>>;
+/// The questions that were asked for many wishes, with their answers.
+#[derive(Default)]
+pub(super) struct Asked(Mutex<HashMap<Access, Asking>>);
+
+/// It holds no session, which may end while the answer is remembered.
+type Asking = Shared<BoxFuture<'static, Result<(), Refusal>>>;
 
 /// How it is asked.
 #[derive(Clone, Copy)]
@@ -84,10 +89,15 @@ impl<'a> Permissions<'a> {
         }
     }
 
-    /// The same for many wishes, of which some need the same right.
-    pub(super) fn again_for_many(context: &'a Context, identity: &'a Identity) -> Self {
+    /// The same for many wishes, of which some need the same right: what was asked is not asked
+    /// again.
+    pub(super) fn again_for_many(
+        context: &'a Context,
+        identity: &'a Identity,
+        asked: &'a Asked,
+    ) -> Self {
         Self {
-            asked: Some(Mutex::default()),
+            asked: Some(asked),
             ..Self::again(context, identity)
         }
     }
@@ -307,14 +317,14 @@ impl<'a> Permissions<'a> {
     async fn ask_anew(&self, access: &Access) -> Result<(), Refusal> {
         let (context, identity) = (self.context, self.identity);
         let (auth, user) = (&context.services.auth, &identity.user);
-        let Some(asked) = &self.asked else {
+        let Some(asked) = self.asked else {
             return auth.allow_anew(user, access).await;
         };
         let asking = {
-            let mut asked = asked.lock();
+            let mut asked = asked.0.lock();
             let asking = asked.entry(access.clone()).or_insert_with_key(|access| {
-                let access = access.clone();
-                let asking = async move { auth.allow_anew(user, &access).await };
+                let (auth, user, access) = (Arc::clone(auth), user.clone(), access.clone());
+                let asking = async move { auth.allow_anew(&user, &access).await };
                 asking.boxed().shared()
             });
             asking.clone()

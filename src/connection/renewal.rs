@@ -19,7 +19,7 @@ use tokio::time::timeout_at;
 use super::{
     context::{Context, Identity},
     login,
-    permission::Permissions,
+    permission::{Asked, Permissions},
     rights::Subscriptions,
     work::Done,
 };
@@ -125,7 +125,8 @@ async fn lost(
         rights.clear();
         return Vec::new();
     };
-    let permissions = &Permissions::again_for_many(context, identity);
+    let asked = Asked::default();
+    let permissions = &Permissions::again_for_many(context, identity, &asked);
     let asking = rights
         .clone()
         .into_iter()

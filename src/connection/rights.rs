@@ -95,6 +95,15 @@ impl Rights {
         noted.subscriptions.clone()
     }
 
+    /// A recheck has no time for this subscription and those behind it: the next one begins with it.
+    pub(super) fn go_on_with(&self, subscription: SubscriptionId) {
+        let subscriptions = &mut self.noted.lock().subscriptions;
+        let at = subscriptions.iter().position(|(id, _)| *id == subscription);
+        if let Some(at) = at {
+            subscriptions.rotate_left(at);
+        }
+    }
+
     /// How many rechecks have begun.
     pub(super) fn rechecks(&self) -> u64 {
         self.noted.lock().rechecks

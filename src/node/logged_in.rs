@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use stomp_session::Problem;
 
-use super::settings::Settings;
+use super::{recheck::RecheckPlace, settings::Settings};
 use crate::presence::Device;
 
 /// A session that is logged in, as its node reaches it.
@@ -35,9 +35,10 @@ pub trait LoggedIn: Send + Sync {
     fn end(&self, problem: Problem);
 
     /// Asks the hook what it was asked at the login, and about each subscription; a refusal ends
-    /// the session. The future holds the session only while one question is asked: a session that
-    /// ends meanwhile gives its place back.
-    fn recheck(self: Arc<Self>) -> BoxFuture<'static, ()>;
+    /// the session. It gives way before each subscription, and leaves those for which it has no time
+    /// to the next recheck. The future holds the session only while one question is asked: a session
+    /// that ends meanwhile gives its place on the node back.
+    fn recheck(self: Arc<Self>, place: RecheckPlace) -> BoxFuture<'static, ()>;
 
     /// Asks the hook which groups the user is in, and tells presence, unless a later question is
     /// answered before. Where the hook is at fault, the groups stay as they are; the hook's fault is

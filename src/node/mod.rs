@@ -49,7 +49,7 @@ pub use logins::Logins;
 pub use memory::{Memory, Shed, WORTH_SHEDDING, mark_now};
 pub use places::{Place, Places, Stage};
 pub use policy::{Decision, LoginPolicy, Repeated, Same, Unknown};
-pub use recheck::{recheck_in_turn, recheck_users};
+pub use recheck::{RecheckPlace, recheck_in_turn, recheck_users};
 pub use registry::{Guard, Registry};
 pub use room::{Account, Claim, Room, Share, Ticket};
 pub use services::Services;

@@ -2,37 +2,114 @@
 //! session, and a hook that is at fault takes nothing from anybody.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream};
-use tokio::time::{MissedTickBehavior, interval};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{MissedTickBehavior, interval},
+};
 
-use crate::background;
+use crate::{background, telemetry};
 
 use super::{logged_in::LoggedIn, registry::Registry, settings::Recheck};
 
+/// A place among the rechecks that ask the hook: so many ask at a time. A recheck with many questions
+/// gives way between them, so that it takes no longer to come to a session beside it.
+pub struct RecheckPlace {
+    places: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+    time: Duration,
+}
+
+impl RecheckPlace {
+    /// Waits for one of these places, for a recheck that has so much time for subscriptions.
+    async fn wait(places: Arc<Semaphore>, time: Duration) -> Self {
+        let mut place = Self {
+            places,
+            place: None,
+            time,
+        };
+        place.give_way().await;
+        place
+    }
+
+    /// A place beside those of all others, for one session that is to be asked about at once.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(1)),
+            place: None,
+            time: Duration::MAX,
+        }
+    }
+
+    /// Leaves the place to those who wait for one, and waits behind them.
+    pub async fn give_way(&mut self) {
+        self.place = None;
+        // Nobody closes the semaphore.
+        self.place = Arc::clone(&self.places).acquire_owned().await.ok();
+    }
+
+    /// How long the recheck may ask about the session's subscriptions: it leaves the others to the
+    /// next one.
+    #[must_use]
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+}
+
 /// Asks the hook about every session that is logged in, each once in the interval, evenly; for as
 /// long as the registry is there. Without an interval nothing is asked.
+///
+/// A session about which a recheck still asks when its turn comes again is passed over: a hook that
+/// is slow is asked less often. The others do not wait for it.
 pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
     let Some(interval_of_all) = recheck.interval else {
         return;
     };
     let (turns, tick) = turns(interval_of_all);
     let mut ticks = interval(tick);
-    // A hook that is slow is asked less often.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let places = Arc::new(Semaphore::new(recheck.at_a_time));
+    // The rest is for waiting, and for the login's own questions.
+    let time = interval_of_all.div_f64(2.0);
+    let mut asking = FuturesUnordered::<BoxFuture<'static, Box<str>>>::new();
+    let mut asked_about = HashSet::<Box<str>>::new();
+    let mut passed_over = 0_u64;
     for turn in (0..turns).cycle() {
-        ticks.tick().await;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => break,
+                Some(id) = asking.next() => {
+                    asked_about.remove(&id);
+                }
+            }
+        }
         let Some(registry) = registry.upgrade() else {
             return;
         };
+        if turn == 0 && passed_over > 0 {
+            telemetry::rechecks_late(passed_over);
+            passed_over = 0;
+        }
         // A connection's number is random, and stays: so its turn comes once in the interval.
-        let sessions = registry.sessions(|number| number.checked_rem(turns) == Some(turn));
-        drop(registry);
-        recheck_some(sessions, recheck.at_a_time).await;
+        for session in registry.sessions(|number| number.checked_rem(turns) == Some(turn)) {
+            let id: Box<str> = session.id().into();
+            if !asked_about.insert(id.clone()) {
+                passed_over = passed_over.saturating_add(1);
+                continue;
+            }
+            let asks = recheck_one(Arc::downgrade(&session), Arc::clone(&places), time);
+            asking.push(asks.map(|()| id).boxed());
+        }
     }
 }
 
@@ -59,22 +136,29 @@ fn turns(interval: Duration) -> (u64, Duration) {
     (turns, interval.div_f64(turns as f64))
 }
 
-/// Asks the hook about these sessions, some at a time.
-///
-/// A session that waits for its turn is held weakly: if it ends meanwhile, it gives its place back
-/// at once, however slow the hook is.
+/// Asks the hook about these sessions, some at a time, and about all that each has.
 pub(super) async fn recheck_some(sessions: Vec<Arc<dyn LoggedIn>>, at_a_time: usize) {
-    let sessions = sessions.into_iter();
-    let sessions: Vec<_> = sessions.map(|session| Arc::downgrade(&session)).collect();
-    let asking = stream::iter(sessions).for_each_concurrent(
-        at_a_time,
-        async |session: Weak<dyn LoggedIn>| {
-            if let Some(session) = session.upgrade() {
-                session.recheck().await;
-            }
-        },
-    );
-    asking.await;
+    let places = Arc::new(Semaphore::new(at_a_time));
+    let asking: Vec<_> = sessions
+        .into_iter()
+        .map(|session| {
+            let session = Arc::downgrade(&session);
+            recheck_one(session, Arc::clone(&places), Duration::MAX)
+        })
+        .collect();
+    join_all(asking).await;
+}
+
+/// Asks the hook about a session, when there is a place.
+///
+/// A session that waits for one is held weakly: if it ends meanwhile, it gives its place on the node
+/// back at once, however slow the hook is.
+async fn recheck_one(session: Weak<dyn LoggedIn>, places: Arc<Semaphore>, time: Duration) {
+    let place = RecheckPlace::wait(places, time).await;
+    let Some(session) = session.upgrade() else {
+        return;
+    };
+    session.recheck(place).await;
 }
 
 #[cfg(test)]

@@ -271,7 +271,7 @@ mod tests {
     use crate::{
         control::Ban,
         hub::{Item, Mailbox, MailboxConfig},
-        node::Settings,
+        node::{RecheckPlace, Settings},
         presence::Device,
     };
 
@@ -317,7 +317,7 @@ mod tests {
             self.ended.fetch_add(1, Relaxed);
         }
 
-        fn recheck(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        fn recheck(self: Arc<Self>, _: RecheckPlace) -> BoxFuture<'static, ()> {
             unreachable!("nobody asks")
         }
 

@@ -590,6 +590,11 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     for number in 0..50 {
         clients.push(connect(&house, &format!("user{number}")).await.0);
     }
+    // The hook gives no answer about one of them, whom nobody waits for.
+    let (mut slow, _) = connect(&house, "slow").await;
+    slow.subscribe("1", "/exchange/feed/m", "").await;
+    let gate = house.hook.hold(r#"read topic "feed" "m""#);
+    clients.push(slow);
     house.hook.asked();
     let mut busiest = 0;
     let mut all = Vec::new();
@@ -597,7 +602,7 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     for _ in 0..31 {
         sleep(EVERY / 30).await;
         let mut asked = house.hook.asked();
-        asked.retain(|question| question.starts_with("user "));
+        asked.retain(|question| question.starts_with("user user"));
         busiest = busiest.max(asked.len());
         all.append(&mut asked);
     }
@@ -613,6 +618,7 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     assert!(begun.elapsed() <= EVERY + Duration::from_secs(1));
 
     // It holds nothing.
+    gate.open();
     clients.iter().for_each(|client| client.task.abort());
     let House { services, .. } = house;
     settle().await;
@@ -621,6 +627,35 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     sleep(EVERY).await;
     assert_eq!(weak.strong_count(), 0);
     assert!(asking.is_finished());
+}
+
+/// A recheck leaves the subscriptions for which it has no time to the next one.
+#[tokio::test(start_paused = true)]
+async fn many_subscriptions_keep_off_no_question_about_the_login() {
+    let house = rechecking();
+    let (mut client, _) = connect(&house, "alice").await;
+    for number in 0..10 {
+        let destination = format!("/exchange/feed/{number}");
+        client
+            .subscribe(&number.to_string(), &destination, "")
+            .await;
+    }
+    house.hook.asked();
+    *house.hook.takes.lock() = Duration::from_secs(4);
+    let recheck = house.services.settings().recheck.unwrap();
+    let registry = Arc::downgrade(&house.services.registry);
+    let asking = tokio::spawn(recheck_in_turn(registry, recheck));
+    sleep(10 * EVERY).await;
+    let asked = house.hook.asked();
+    let count = |wanted: &str| asked.iter().filter(|asked| **asked == *wanted).count();
+    assert!(count("user alice") >= 8, "{asked:?}");
+    for number in 0..10 {
+        let topic = format!(r#"read topic "feed" "{number}""#);
+        assert!(count(&topic) >= 2, "{asked:?}");
+    }
+    // What they have in common is asked once in each.
+    assert!(count(r#"read exchange "feed""#) <= 10, "{asked:?}");
+    asking.abort();
 }
 
 /// A hook that is slow must not hold back a drain.

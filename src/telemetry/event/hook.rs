@@ -39,6 +39,15 @@ pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16, unsaid: u6
     );
 }
 
+/// So many times in an interval of `[auth] recheck` a session's turn came while the hook was still
+/// being asked about it.
+pub fn rechecks_late(passed_over: u64) {
+    warn!(
+        target: "stentor::auth", passed_over,
+        "sessions are asked about less often than [auth] recheck says: the hook is slow"
+    );
+}
+
 /// These paths of the hook are not set, so the requests that they check are denied to everybody, or
 /// allowed.
 pub fn hook_unset(keys: &str, is_allowed: bool) {
