@@ -1,4 +1,5 @@
-// The hook in Node of examples/auth-hook: whatever one request is, the next one is answered.
+// The hooks of examples/auth-hook. In Node: whatever one request is, the next one is answered. In
+// Python: whose cookie it is.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -7,21 +8,25 @@ import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-const hook = fileURLToPath(new URL('../../examples/auth-hook/hook.mjs', import.meta.url));
-let process, port;
+const processes = [];
+const ports = {};
 
-before(async () => {
-  process = spawn('node', [hook, '0'], { stdio: ['ignore', 'pipe', 'ignore'] });
+async function start(program, name) {
+  const file = fileURLToPath(new URL(`../../examples/auth-hook/${name}`, import.meta.url));
+  const process = spawn(program, [file, '0'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  processes.push(process);
   const [line] = await once(createInterface(process.stdout), 'line');
-  port = Number(line.match(/:(\d+)\//)[1]);
-});
-after(() => process.kill());
+  ports[program] = Number(line.match(/:(\d+)\//)[1]);
+}
 
-/** Writes bytes to the hook, and resolves to what it answers; `cut` leaves without waiting for it. */
-function send(text, cut = false) {
+before(() => Promise.all([start('node', 'hook.mjs'), start('python3', 'hook.py')]));
+after(() => processes.forEach((process) => process.kill()));
+
+/** Writes bytes to a hook, and resolves to what it answers; `cut` leaves without waiting for it. */
+function send(text, cut = false, program = 'node') {
   return new Promise((done) => {
     let answer = '';
-    const socket = connect(port, '127.0.0.1', () => (cut ? socket.write(text, () => socket.destroy()) : socket.end(text)));
+    const socket = connect(ports[program], '127.0.0.1', () => (cut ? socket.write(text, () => socket.destroy()) : socket.end(text)));
     socket.setEncoding('utf8').on('data', (data) => { answer += data; });
     socket.on('error', () => {}).on('close', () => done(answer));
   });
@@ -59,3 +64,22 @@ test('a batch has an answer for each question', async () => {
   assert.equal(status(answer), 200);
   assert.deepEqual(JSON.parse(answer.split('\r\n\r\n')[1]), { answers: ['allow customer', 'allow', 'deny no such question'] });
 });
+
+for (const [what, parameters, expected, named] of [
+  ['names nobody', 'username=&session_cookie=demo-session', 'allow customer', 'alice'],
+  ['names its user', 'username=alice&session_cookie=demo-session', 'allow customer', 'alice'],
+  ['names another user', 'username=bob&session_cookie=demo-session', 'deny', undefined],
+  ['has another user\'s password', 'username=bob&password=demo-bob&session_cookie=demo-session', 'allow customer', undefined],
+  ['has a cookie of nobody', 'username=&session_cookie=x', 'deny', undefined],
+]) {
+  test(`Python: a client with a cookie that ${what}`, async () => {
+    const call = (path, body) => send(post(path, body), false, 'python3');
+    const [head, body] = (await call('/auth/user', parameters)).split('\r\n\r\n');
+    assert.equal(body, expected);
+    assert.equal(head.match(/^x-username: (.*)$/im)?.[1], named);
+    const question = { call: 'user', parameters: Object.fromEntries(new URLSearchParams(parameters)) };
+    const batch = await call('/auth/batch', JSON.stringify({ questions: [question] }));
+    const answer = named ? { answer: expected, headers: { 'x-username': named } } : expected;
+    assert.deepEqual(JSON.parse(batch.split('\r\n\r\n')[1]), { answers: [answer] });
+  });
+}
