@@ -185,11 +185,14 @@ problems! {
             samples: [TooManyFailedLogins { user: "guest".into(), seconds: 30 }],
         }
 
-        /// The login waited too long for its turn at the hook, for there are too many others.
+        /// The login waited too long for its turn at the hook, for there are too many others; or too
+        /// many of its user are being tried from its address.
         LoginBusy => {
             message: "busy", code: "login-busy", close: TryAgainLater, reconnect: After(5),
             page: "Too many logins at a time: this one had to wait for longer than \
-                   `auth.request_timeout` before the authentication backend could be asked",
+                   `auth.request_timeout` before the authentication backend could be asked. Or as \
+                   many logins of this user from this address are being tried as may fail \
+                   (`limits.max_failed_logins`)",
             body: "Too many clients log in at the moment. Reconnect after some seconds\n",
             samples: [LoginBusy],
         }

@@ -139,7 +139,8 @@ impl FailedLogins {
     /// not counted: all of an office may carry a cookie that has ended.
     ///
     /// # Errors
-    /// Too many of that user failed from that address.
+    /// Too many of that user failed from that address; or so many are being tried that they would be
+    /// too many, should all of them fail.
     pub fn begin(self: &Arc<Self>, client: ClientAddress, user: &str) -> Result<Attempt, Problem> {
         let mut attempt = Attempt {
             logins: Arc::clone(self),
@@ -166,13 +167,16 @@ impl FailedLogins {
             })
         {
             let count = tries.under_way.saturating_add(1);
-            rate.look(&tries.failed, count).map_err(|wait| {
+            rate.look(&tries.failed, 1).map_err(|wait| {
                 telemetry::limit_exceeded(Bound::FailedLogins, &client.ip());
                 Problem::TooManyFailedLogins {
                     user: user.into(),
                     seconds: seconds(wait),
                 }
             })?;
+            // Those that are being tried may all be right, and have their answer soon.
+            rate.look(&tries.failed, count)
+                .map_err(|_| Problem::LoginBusy)?;
             tries.under_way = count;
             keys.is_counted = true;
         }
@@ -304,13 +308,35 @@ mod tests {
         let logins = logins(3);
         let begin = || logins.begin(from("192.0.2.1"), "alice");
         let tried: Vec<_> = (0..3).map(|_| begin().unwrap()).collect();
-        assert!(begin().is_err());
+        assert_eq!(begin().unwrap_err(), Problem::LoginBusy);
         // The hook was away: none failed.
         drop(tried);
         assert_eq!(logins.state.lock().tries.len(), 0);
         begin().unwrap().failed();
         begin().unwrap().succeeded();
         assert_eq!(logins.state.lock().tries.len(), 0, "a success ends it");
+    }
+
+    /// A backend with many connections of one account, for example.
+    #[tokio::test(start_paused = true)]
+    async fn right_logins_at_once_are_no_failed_ones() {
+        let logins = logins(3);
+        let begin = || logins.begin(from("192.0.2.1"), "alice");
+        for _ in 0..2 {
+            let tried: Vec<_> = (0..3).map(|_| begin().unwrap()).collect();
+            assert_eq!(begin().unwrap_err(), Problem::LoginBusy);
+            tried.into_iter().for_each(Attempt::succeeded);
+        }
+        // Some failed, and others may.
+        begin().unwrap().failed();
+        let tried = [begin().unwrap(), begin().unwrap()];
+        assert_eq!(begin().unwrap_err(), Problem::LoginBusy);
+        tried.into_iter().for_each(Attempt::failed);
+        let refused = begin().unwrap_err();
+        assert!(
+            matches!(refused, Problem::TooManyFailedLogins { .. }),
+            "{refused}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
