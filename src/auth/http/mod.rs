@@ -480,7 +480,8 @@ impl Path {
 async fn exchange(request: impl Fn() -> RequestBuilder, max_answer: usize) -> Result<Reply, Fault> {
     let mut response = match request().send().await {
         // The hook closed a kept connection just as the question went out. Questions change
-        // nothing, so this one may be asked again, once; RabbitMQ does so too.
+        // nothing, so this one may be asked again, once; RabbitMQ does so too. Of tokens that the
+        // hook uses up, docs/auth.md tells.
         Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
             request().send().await
         }
