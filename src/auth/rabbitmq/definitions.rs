@@ -138,17 +138,25 @@ impl Definitions {
     }
 
     /// Reads the lists of the management plug-in: users, virtual hosts, permissions, topic
-    /// permissions.
+    /// permissions, and permissions once more. Those count that were there before the topic
+    /// permissions and behind them.
     ///
     /// # Errors
     /// One of them is no such list.
     pub fn from_lists(
-        [users, vhosts, permissions, topic_permissions]: [&[u8]; 4],
+        [users, vhosts, permissions, topic_permissions, still]: [&[u8]; 5],
     ) -> Result<Self, DefinitionsError> {
+        let mut permissions: Vec<PermissionEntry> = read(permissions, "permissions")?;
+        let still: Vec<PermissionEntry> = read(still, "permissions")?;
+        let still: HashSet<_> = still
+            .iter()
+            .map(|entry| (&*entry.user, &*entry.vhost))
+            .collect();
+        permissions.retain(|entry| still.contains(&(&*entry.user, &*entry.vhost)));
         Ok(Self {
             users: read(users, "users")?,
             vhosts: read(vhosts, "vhosts")?,
-            permissions: read(permissions, "permissions")?,
+            permissions,
             topic_permissions: read(topic_permissions, "topic-permissions")?,
         })
     }

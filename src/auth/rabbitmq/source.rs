@@ -38,13 +38,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// All that it is asked for at a time.
 const ANSWERS: Duration = Duration::from_secs(30);
 
-/// The lists that the management plug-in is asked for, in this order. A user's permissions come
-/// before its topic permissions: whatever was taken away between two answers is away, too.
-const LISTS: [&str; 4] = [
+/// The lists that the management plug-in is asked for, in this order. Without topic permissions a user
+/// has all keys, so these come between two answers about permissions: a user who gets rights
+/// meanwhile is not in the first, and one who is being deleted is not in the second.
+const LISTS: [&str; 5] = [
     "users",
     "vhosts?columns=name&disable_stats=true&enable_queue_totals=false",
     "permissions",
     "topic-permissions",
+    "permissions",
 ];
 
 /// Reads accounts, and knows whether they are new.

@@ -4,6 +4,10 @@ use std::{collections::BTreeSet, fs, net::IpAddr, os::unix::fs::PermissionsExt a
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 use super::*;
 use crate::auth::{Permission, ResourceKind};
@@ -443,4 +447,67 @@ async fn a_file_is_read_again_if_it_has_changed_and_a_broken_one_changes_nothing
         .unwrap_err()
         .to_string();
     assert!(error.contains("none: No such file"), "{error}");
+}
+
+/// A management plug-in that answers each request by `answer`, of its path below `/api/` and of how
+/// often it was asked for that before. Answers its URL.
+async fn management(answer: impl Fn(&str, usize) -> Value + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut asked = Vec::<String>::new();
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(socket.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            let (_, path) = request.split_once(" /api/").unwrap();
+            let path = path.split([' ', '?']).next().unwrap().to_owned();
+            let before = asked.iter().filter(|asked| **asked == path).count();
+            let body = answer(&path, before).to_string();
+            asked.push(path);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            socket.write_all((head + &body).as_bytes()).await.unwrap();
+        }
+    });
+    format!("http://admin:secret@{address}")
+}
+
+/// Without topic permissions a user has all keys.
+#[tokio::test]
+async fn a_user_who_changes_between_two_lists_has_no_key_too_many() {
+    for change in ["stays", "is deleted", "gets rights"] {
+        // Behind the permissions that are asked for first.
+        let url = management(move |path, before| match path {
+            "users" => json!([user("mallory")]),
+            "vhosts" => json!([{ "name": "/" }]),
+            "permissions" => match (change, before) {
+                ("is deleted", 1) | ("gets rights", 0) => json!([]),
+                _ => json!([permission("mallory", "/", ["", "", ".*"])]),
+            },
+            _ => match change {
+                "stays" => json!([topic("mallory", "feed", ["", "^own$"])]),
+                _ => json!([]),
+            },
+        })
+        .await;
+        let config = RabbitMqConfig {
+            management: url,
+            ..RabbitMqConfig::default()
+        };
+        let auth = RabbitMqAuthenticator::new(&config, None).unwrap().unwrap();
+        read(&auth).await.unwrap();
+        let mallory = User::new("mallory", "");
+        let may = async |routing_key: &str| {
+            let access = key("feed", routing_key, Permission::Read);
+            auth.allow(&mallory, &access).await.is_ok()
+        };
+        assert!(!may("other").await, "{change}");
+        assert_eq!(may("own").await, change == "stays", "{change}");
+    }
 }
