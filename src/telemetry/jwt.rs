@@ -1,6 +1,8 @@
 //! Tokens, the keys of their issuer, and logins that are renewed.
 
-use tracing::{debug, error, info};
+use std::fmt::Debug;
+
+use tracing::{debug, error, info, warn};
 
 use super::{ConnectionInfo, event::says_denial, metrics::COUNTS};
 use crate::codes::Code;
@@ -26,6 +28,14 @@ pub fn jwks_unavailable(url: &str, cause: &str, unsaid: u64) {
 /// The issuer's keys can be fetched again; so many failures went unsaid.
 pub fn jwks_answers_again(url: &str, unsaid: u64) {
     info!(target: "stentor::auth", url, unsaid, "the keys of the tokens' issuer are there");
+}
+
+/// The issuer has more keys for an algorithm than a token is tried with that names none.
+pub fn jwks_crowded(url: &str, algorithm: &dyn Debug, keys: usize) {
+    warn!(
+        target: "stentor::auth", url, ?algorithm, keys,
+        "the tokens' issuer has so many keys that a token without a kid is not tried with all of them"
+    );
 }
 
 /// A token does not count.

@@ -55,6 +55,8 @@ struct State {
 struct Failing {
     seldom: Seldom,
     is_failing: bool,
+    /// It was said that a token without the name of its key is not tried with all of them.
+    is_crowded: bool,
 }
 
 /// The keys as they are known, for a token whose key was not among those of before.
@@ -227,6 +229,11 @@ impl Jwks {
         let mut log = self.log.lock();
         match keys {
             Ok(keys) => {
+                let crowded = keys.crowded();
+                let was_crowded = std::mem::replace(&mut log.is_crowded, crowded.is_some());
+                if let (Some((algorithm, count)), false) = (crowded, was_crowded) {
+                    telemetry::jwks_crowded(&self.shown(), &algorithm, count);
+                }
                 *self.state.write() = State {
                     keys: Arc::new(keys),
                     failure: None,

@@ -17,7 +17,7 @@ use x509_parser::{
 const MAX_KEYS: usize = 100;
 
 /// Keys that fit a token, and that are tried on it: a signature costs time.
-const MAX_TRIED: usize = 8;
+pub(super) const MAX_TRIED: usize = 8;
 
 /// One key.
 #[derive(Clone, Debug)]
@@ -101,12 +101,21 @@ impl KeySet {
         self.0.extend(other.0);
     }
 
-    /// The keys that may have signed a token of that algorithm and key id.
+    /// The keys that may have signed a token of that algorithm and key id; no more than are tried.
     pub(super) fn fitting(
         &self,
         algorithm: Algorithm,
         id: Option<&str>,
     ) -> impl Iterator<Item = &Key> {
+        self.all_fitting(algorithm, id).take(MAX_TRIED)
+    }
+
+    /// Whether there are more of them than are tried.
+    pub(super) fn has_untried(&self, algorithm: Algorithm, id: Option<&str>) -> bool {
+        self.all_fitting(algorithm, id).nth(MAX_TRIED).is_some()
+    }
+
+    fn all_fitting(&self, algorithm: Algorithm, id: Option<&str>) -> impl Iterator<Item = &Key> {
         let fits = move |key: &&Key| {
             let is_named = match (&key.id, id) {
                 (Some(own), Some(id)) => **own == *id,
@@ -114,24 +123,30 @@ impl KeySet {
             };
             is_named && key.is_for(algorithm)
         };
-        self.0.iter().filter(fits).take(MAX_TRIED)
+        self.0.iter().filter(fits)
     }
 
-    /// Why some of these, none of which has a name, would never be tried, if that is so.
-    pub(super) fn too_many(&self) -> Option<String> {
+    /// An algorithm with more keys than a token is tried with that names none, and how many; if
+    /// there is one.
+    pub(super) fn crowded(&self) -> Option<(Algorithm, usize)> {
         use AlgorithmFamily::{Ec, Ed, Hmac, Rsa};
         let families = [Rsa, Ec, Ed, Hmac];
         let families = families.iter();
         let mut algorithms = families.flat_map(|family| family.algorithms().iter().copied());
         algorithms.find_map(|algorithm| {
             let count = self.0.iter().filter(|key| key.is_for(algorithm)).count();
-            (count > MAX_TRIED).then(|| {
-                format!(
-                    "have {count} keys for {algorithm:?}, of which a token is tried with \
-                     {MAX_TRIED}: leave out those that sign no more, or let the issuer publish \
-                     them with names (jwks_url)"
-                )
-            })
+            (count > MAX_TRIED).then_some((algorithm, count))
+        })
+    }
+
+    /// Why some of these, none of which has a name, would never be tried, if that is so.
+    pub(super) fn too_many(&self) -> Option<String> {
+        self.crowded().map(|(algorithm, count)| {
+            format!(
+                "have {count} keys for {algorithm:?}, of which a token is tried with \
+                 {MAX_TRIED}: leave out those that sign no more, or let the issuer publish \
+                 them with names (jwks_url)"
+            )
         })
     }
 }

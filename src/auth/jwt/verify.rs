@@ -17,7 +17,10 @@ use ring::{
     },
 };
 
-use super::{claims::Claims, keys::KeySet};
+use super::{
+    claims::Claims,
+    keys::{KeySet, MAX_TRIED},
+};
 
 /// The longest token, in bytes: more than any issuer makes, and less than a client may send.
 pub(super) const MAX_TOKEN: usize = 16 * 1024;
@@ -71,6 +74,9 @@ pub(super) fn head(token: &str, allowed: &[Algorithm]) -> Result<Head, &'static 
     })
 }
 
+const UNTRIED: &str = "more keys fit than the 8 that were tried, for it or they have no name (kid)";
+const _: () = assert!(MAX_TRIED == 8, "as it is said");
+
 /// Why a token is not proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unproved {
@@ -81,6 +87,8 @@ pub(super) enum Unproved {
         /// The token names one of them.
         by_name: bool,
     },
+    /// More keys fit than it was tried with, for it or they have no name.
+    Untried,
     /// It is signed, and cannot be read.
     Unreadable,
 }
@@ -91,6 +99,7 @@ impl Unproved {
         match self {
             Self::NoKey => "no key is known that fits",
             Self::Unsigned { .. } => "its signature is wrong",
+            Self::Untried => UNTRIED,
             Self::Unreadable => "its claims cannot be read, or one is there twice",
         }
     }
@@ -98,7 +107,10 @@ impl Unproved {
     /// Whether a key that is not known yet may have signed it. Where keys or tokens have no names, a
     /// new key looks like that of before.
     pub(super) fn may_need_others(self) -> bool {
-        matches!(self, Self::NoKey | Self::Unsigned { by_name: false })
+        matches!(
+            self,
+            Self::NoKey | Self::Unsigned { by_name: false } | Self::Untried
+        )
     }
 }
 
@@ -115,7 +127,8 @@ pub(super) fn verify(token: &str, head: &Head, keys: &KeySet) -> Result<Claims, 
     validation.validate_exp = false;
     validation.validate_aud = false;
     let mut unproved = Unproved::NoKey;
-    for key in keys.fitting(head.algorithm, head.key.as_deref()) {
+    let named = head.key.as_deref();
+    for key in keys.fitting(head.algorithm, named) {
         match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
             Ok(data) => return Ok(data.claims),
             Err(error) => match error.kind() {
@@ -128,7 +141,12 @@ pub(super) fn verify(token: &str, head: &Head, keys: &KeySet) -> Result<Claims, 
             },
         }
     }
-    Err(unproved)
+    match unproved {
+        Unproved::Unsigned { by_name: false } if keys.has_untried(head.algorithm, named) => {
+            Err(Unproved::Untried)
+        }
+        unproved => Err(unproved),
+    }
 }
 
 static PROVIDER: CryptoProvider = CryptoProvider {

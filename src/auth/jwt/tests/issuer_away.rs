@@ -220,6 +220,33 @@ fn a_wrong_signature_is_final_only_by_name() {
     }
 }
 
+/// A signature costs time, so not all keys are tried.
+#[test]
+fn a_token_that_was_not_tried_with_all_keys_is_not_said_to_be_forged() {
+    let keys: Vec<_> = (0..9).map(|_| Ed::new()).collect();
+    let first = |count: usize| {
+        let jwks = keys.iter().take(count).enumerate();
+        let jwks: Vec<_> = jwks.map(|(id, key)| key.jwk(&id.to_string())).collect();
+        published(&jwks)
+    };
+    let by = |set: &KeySet, header: &Value| {
+        let token = keys[8].token(header, &claims());
+        admit(&with_keys("", set.clone()), &token)
+    };
+    let (eight, nine) = (first(8), first(9));
+    let (named, nameless) = (
+        json!({ "alg": "EdDSA", "kid": "8" }),
+        json!({ "alg": "EdDSA" }),
+    );
+    assert!(by(&nine, &named).is_ok());
+    let why = by(&nine, &nameless).unwrap_err();
+    assert!(why.contains("more keys fit"), "{why}");
+    assert_eq!(nine.crowded(), Some((Algorithm::EdDSA, 9)));
+    let why = by(&eight, &nameless).unwrap_err();
+    assert!(why.contains("its signature is wrong"), "{why}");
+    assert_eq!(eight.crowded(), None);
+}
+
 /// Wrong tokens have the issuer asked once in a while, and are refused at once in between.
 #[tokio::test]
 async fn wrong_tokens_make_no_stampede() {
