@@ -3,7 +3,9 @@
 //! They must be the same user's, on the same virtual host. From then on the new rights and the new
 //! end of the login count; then each subscription is asked about again. One whose right is gone ends,
 //! and no other. The client waits for the answers that come in time; the others are asked for after
-//! its RECEIPT, so that no number of subscriptions and no slow hook keeps a right that is gone.
+//! its RECEIPT, so that no number of subscriptions keeps a right that is gone. A hook that is at fault
+//! does, also one that takes too long over a question: it takes nothing away, and is not asked again
+//! before the next renewal or recheck.
 
 use std::{
     collections::HashSet,

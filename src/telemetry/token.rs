@@ -45,7 +45,7 @@ pub fn broker_login_renewed(link: &str, vhost: &str) {
     debug!(target: "stentor::broker", link, vhost, "broker login renewed");
 }
 
-/// A link may not go on with the new token: it will be lost, and made again.
+/// A link has not gone on with the new token in time. It may yet, or will be lost, and made again.
 pub fn broker_login_not_renewed(link: &str, vhost: &str, cause: &str) {
     warn!(target: "stentor::broker", link, vhost, cause, "broker login not renewed");
 }

@@ -608,7 +608,9 @@ impl LinkConfig {
 
     /// Tells a connection each new token. `update` is `None` if there is no connection any more.
     /// What the broker does not answer in time, or by its end, is told; the connection goes on with
-    /// the token of before for as long as the broker lets it.
+    /// the token of before for as long as the broker lets it. A token is not sent to it again: one that
+    /// has no answer yet is on its way, and an error is the connection's end, behind which a new one
+    /// logs in.
     pub(super) async fn renew<E: ToString, F: Future<Output = Option<Result<(), E>>>>(
         &self,
         mut renewals: Renewals,

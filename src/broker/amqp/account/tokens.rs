@@ -234,7 +234,7 @@ impl Tokens {
 }
 
 impl Renewals {
-    /// The next token for this link. If it is not used, it comes again.
+    /// The next token for this link. Each comes once; one that nobody has waited for stays.
     pub(in crate::broker::amqp) async fn next(&mut self) -> Arc<Numbered> {
         let told = self.told;
         let is_newer = |accepted: &Option<Arc<Numbered>>| {
