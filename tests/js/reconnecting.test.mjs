@@ -48,9 +48,9 @@ async function connected(context, start) {
 }
 
 /** The snippet, with two rooms. */
-function snippet(url) {
+function snippet(url, context, freshToken = async () => 'token') {
   const [source] = readFileSync(path('docs/clients.md'), 'utf8').match(/\nlet wish = [^]*?\n}\);\n/);
-  const client = new Function('Client', 'freshToken', `${source}; return client;`)(Client, async () => 'token');
+  const client = new Function('Client', 'freshToken', `${source}; return client;`)(Client, freshToken);
   const { onConnect, onStompError } = client;
   const got = [];
   client.configure({
@@ -146,4 +146,35 @@ test('a connection that is lost long after a denial is made again', async (conte
   context.mock.timers.tick(60_000);
   for (const socket of server.clients) socket.terminate();
   await until(() => count('CONNECT') === 2);
+});
+
+test('a token that cannot be fetched is asked for again', async (context) => {
+  context.mock.method(Math, 'random', () => 0);
+  const answers = [true, false, false, true];
+  const freshToken = async () => {
+    if (!answers.shift()) throw new TypeError('fetch failed');
+    return 'token';
+  };
+  const { count, server, until } = await connected(context, (url) => snippet(url, context, freshToken));
+  for (const socket of server.clients) socket.terminate();
+  await until(() => count('CONNECT') === 2);
+  assert.deepEqual(answers, []);
+});
+
+test('a client that is deactivated asks for no further token', async (context) => {
+  context.mock.method(Math, 'random', () => 0);
+  let asked = 0;
+  let client;
+  const freshToken = async () => {
+    asked += 1;
+    if (asked === 1) return 'token';
+    client.deactivate();
+    throw new TypeError('fetch failed');
+  };
+  const { client: made, server, until } = await connected(context, (url) => snippet(url, context, freshToken));
+  client = made.client;
+  for (const socket of server.clients) socket.terminate();
+  await until(() => asked === 2);
+  await sleep(50);
+  assert.equal(asked, 2);
 });
