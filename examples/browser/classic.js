@@ -39,6 +39,7 @@ class Pane {
     client.heartbeat.incoming = 0;
     this.client = client;
     let wish = ''; // what an ERROR says about coming back
+    let toldAt = 0; // when it came
     client.connect(this.value('login'), this.value('passcode'), () => {
       this.failures = 0;
       this.fail('');
@@ -50,10 +51,11 @@ class Pane {
       this.fail(`${problem.headers.message}: ${problem.body}`);
       // Only that subscription has ended; the connection stays.
       if (problem.headers.subscription) return;
-      wish = problem.headers.reconnect ?? 'no';
+      [wish, toldAt] = [problem.headers.reconnect ?? 'no', Date.now()];
     }, '/');
     socket.addEventListener('close', ({ code, reason }) => {
       if (client !== this.client) return;
+      if (Date.now() - toldAt > 5_000) wish = ''; // the connection went on: that was about one frame
       if (wish === 'no' || wish === 'renew') {
         this.say('refused', 'refused');
         return;

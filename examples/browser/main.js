@@ -19,6 +19,7 @@ const pause = () => 1_000 * (Number.parseInt(wish, 10) || 0) + Math.random() * M
 const client = new Client({
   brokerURL: wanted.get('url') ?? 'ws://127.0.0.1:15674/ws',
   reconnectDelay: 1, // beforeConnect waits instead
+  connectionTimeout: 20_000, // of a login; heart-beats begin after it
   async beforeConnect() {
     if (failures > 0) await new Promise((go) => { setTimeout(go, pause()); });
     wish = '';

@@ -25,6 +25,7 @@ const client = new Client({
   // The subprotocols tell the server which versions of STOMP this client speaks.
   webSocketFactory: () => new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp']),
   reconnectDelay: 1, // beforeConnect waits instead
+  connectionTimeout: 20_000, // of a login; heart-beats begin after it
   async beforeConnect() {
     if (failures > 0) await new Promise((go) => { setTimeout(go, pause()); });
     wish = '';

@@ -88,9 +88,37 @@ async function page(url, context) {
   return { client, state, got: messages };
 }
 
+/** The page of 2014, its socket a WebSocket: it has two connections. */
+function classic(url, context) {
+  const elements = new Map();
+  const got = [];
+  const element = (id) => {
+    if (!elements.has(id)) {
+      elements.set(id, {
+        value: id === 'url' ? url : '', dataset: {}, addEventListener() {}, querySelectorAll: () => [], querySelector: (part) => element(`${id} ${part}`),
+        set textContent(text) { if (id.startsWith('listener')) got.push(text); },
+      });
+    }
+    return elements.get(id);
+  };
+  class SockJS extends WebSocket {
+    constructor() {
+      super(url, ['v12.stomp']);
+    }
+  }
+  const document = { getElementById: element, querySelectorAll: () => [], querySelector: element };
+  const window = { SockJS };
+  new Function('window', readFileSync(path('examples/browser/vendor/stomp.min.js'), 'utf8')).call(window, window);
+  const names = { window, document, SockJS, Stomp: window.Stomp, location: { protocol: 'http:', search: `?url=${encodeURIComponent(url)}` } };
+  const run = new Function(...Object.keys(names), `${readFileSync(path('examples/browser/classic.js'), 'utf8')}; return [listener, sender];`);
+  const panes = run(...Object.values(names));
+  context.after(() => { for (const pane of panes) pane.leave(); });
+  return { got };
+}
+
 /** The program. */
-function program(url) {
-  const child = spawn(process.execPath, ['subscribe.mjs', 'alice'], { cwd: folder, env: { ...process.env, STENTOR_WS: url } });
+function program(url, context, options = []) {
+  const child = spawn(process.execPath, [...options, 'subscribe.mjs', 'alice'], { cwd: folder, env: { ...process.env, STENTOR_WS: url } });
   const got = [];
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => got.push(...String(data).trim().split('\n')));
   return { child, got };
@@ -136,17 +164,45 @@ for (const [name, start, hears] of [
   });
 }
 
-test('a connection that is lost long after a denial is made again', async (context) => {
-  context.mock.timers.enable({ apis: ['Date'], now: Date.now() });
-  context.mock.method(Math, 'random', () => 0);
-  const { client, say, count, server, until } = await connected(context, snippet);
-  say('ERROR', DENIED);
-  await until(() => client.got.includes('permission-denied'));
-  assert.ok(client.client.active);
-  context.mock.timers.tick(60_000);
-  for (const socket of server.clients) socket.terminate();
-  await until(() => count('CONNECT') === 2);
-});
+for (const [name, start, hears] of [
+  ['the snippet of docs/clients.md', snippet, 'permission-denied'],
+  ['examples/browser/classic.js', classic, 'access_refused: '],
+]) {
+  test(`${name}: a connection that is lost long after a denial is made again`, async (context) => {
+    context.mock.timers.enable({ apis: ['Date'], now: Date.now() });
+    context.mock.method(Math, 'random', () => 0);
+    const { client, say, count, server, until } = await connected(context, start);
+    say('ERROR', DENIED);
+    await until(() => client.got.includes(hears));
+    context.mock.timers.tick(60_000);
+    for (const socket of server.clients) socket.terminate();
+    await until(() => count('SUBSCRIBE') === 2);
+  });
+}
+
+// Where a client waits for seconds, each takes 10 ms.
+const HURRY = `
+  const set = globalThis.setTimeout;
+  globalThis.setTimeout = (go, delay, ...values) => set(go, delay < 1_000 ? delay : delay / 100, ...values);
+`;
+
+for (const [name, start] of [
+  ['the snippet of docs/clients.md', snippet],
+  ['examples/browser/main.js', page],
+  ['examples/node/subscribe.mjs', (url, context) => program(url, context, ['--import', `data:text/javascript,${encodeURIComponent(HURRY)}`])],
+]) {
+  test(`${name}: a server that answers no login is given up, and tried again`, async (context) => {
+    const { setTimeout: set } = globalThis;
+    context.after(() => { globalThis.setTimeout = set; });
+    new Function(HURRY)();
+    context.mock.method(Math, 'random', () => 0);
+    const { url, until, close } = await serve({ isMute: true });
+    context.after(close);
+    const { client, child } = await start(url, context);
+    context.after(() => (child ? child.kill() : client.deactivate({ force: true })));
+    await until((frames) => frames.length === 2);
+  });
+}
 
 test('a token that cannot be fetched is asked for again', async (context) => {
   context.mock.method(Math, 'random', () => 0);

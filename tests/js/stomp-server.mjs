@@ -4,8 +4,8 @@ import { WebSocketServer } from 'ws';
 
 import { encodeFrame } from './fake-socket.mjs';
 
-/** Answers each frame that asks for a RECEIPT. `lifetime` is a session's, in seconds; `frames` are all that came. */
-export async function serve({ lifetime } = {}) {
+/** Answers each frame that asks for a RECEIPT. `lifetime` is a session's, in seconds; `frames` are all that came. One that `isMute` answers no login. */
+export async function serve({ lifetime, isMute = false } = {}) {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1', handleProtocols: () => 'v12.stomp' });
   await new Promise((listening) => { server.once('listening', listening); });
   const frames = [];
@@ -25,6 +25,7 @@ export async function serve({ lifetime } = {}) {
     const parser = new Parser((raw) => {
       const { command, headers, body } = FrameImpl.fromRawFrame(raw, true);
       frames.push({ command, headers, body });
+      if (isMute) return;
       const isRenewal = headers.destination === '/auth/renew';
       if (command === 'CONNECT') say('CONNECTED', { version: '1.2', 'heart-beat': '0,0', ...expiry });
       if (command === 'CONNECT' || isRenewal) live();
