@@ -31,6 +31,7 @@ class Feed(stomp.ConnectionListener):
     """stomp.py calls these from its own thread."""
 
     def __init__(self):
+        self.answered = threading.Event()
         self.over = threading.Event()
         self.subscribed = False
         self.failures = 0
@@ -39,6 +40,7 @@ class Feed(stomp.ConnectionListener):
         self.wish = ""
 
     def on_connected(self, frame):
+        self.answered.set()
         connection.subscribe(destination, id="feed", ack="auto", headers={"receipt": "subscribed"})
 
     def on_receipt(self, frame):
@@ -63,6 +65,7 @@ class Feed(stomp.ConnectionListener):
         self.wish = frame.headers.get("reconnect", "" if self.subscribed else "no")
 
     def on_disconnected(self):
+        self.answered.set()
         self.over.set()
 
     def pause(self):
@@ -77,11 +80,15 @@ connection.set_listener("feed", feed)
 
 try:
     while True:
+        feed.answered.clear()
         feed.over.clear()
         feed.subscribed = False
         feed.wish = ""
         try:
             connection.connect(login, passcode)
+            # Heart-beats begin with the answer to a login, so a silent network is noticed here.
+            if not feed.answered.wait(20):
+                connection.transport.disconnect_socket()
             feed.over.wait()
         except stomp.exception.StompException:
             pass  # nobody listens there
