@@ -56,8 +56,9 @@ export interface Options {
   /** Headers of each CONNECT: `login`, `passcode`, `host`, `device-type`, `device-id` … */
   headers?: StompHeaders;
   /**
-   * Gives a token, which becomes the `passcode`: before each connecting, and before the session ends. A throw
-   * or a time-out is tried again; null or undefined ends the client, with the problem `no-token`.
+   * Gives a token, which becomes the `passcode`: before each connecting, and before the session ends. A throw,
+   * a time-out or a text with control characters is tried again; null or undefined ends the client, with the
+   * problem `no-token`.
    */
   getToken?: (order: TokenOrder) => string | null | undefined | Promise<string | null | undefined>;
   onState?: (state: State, detail: StateDetail) => void;

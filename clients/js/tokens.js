@@ -4,6 +4,7 @@ import { Problem } from './advice.js';
 import { after, Alarm, readExpiry, renewAfter } from './pace.js';
 
 const GIVEN_UP = 2; // seconds: with less left, the session ends, and a new one begins with a new token
+const CONTROL = /[\0-\x1f\x7f]/;
 
 export class Tokens {
   #getToken;
@@ -38,7 +39,10 @@ export class Tokens {
     let token;
     try {
       const asked = (async () => this.#getToken({ reason, signal }))();
-      token = await Promise.race([asked, aborted]);
+      const given = await Promise.race([asked, aborted]);
+      token = given && String(given).trim();
+      // CONNECT cannot escape the end of a line: a page of an error, say, would be read as headers.
+      if (token && CONTROL.test(token)) throw new Error('getToken() gave a text with control characters');
     } catch (cause) {
       const problem = new Problem('token-unavailable', 'getToken() failed', { cause });
       if (this.#wish === wish) this.#onProblem(problem); // or nobody waits for it
@@ -49,7 +53,7 @@ export class Tokens {
     }
     if (!token) throw new Problem('no-token', 'getToken() has no token', { next: 'stop' });
     this.isRefused = false;
-    return String(token).trim(); // CONNECT cannot escape the end of a line
+    return token;
   }
 
   /** Renews in time, where a header of CONNECTED, or of a renewal's RECEIPT, says how long the session lives. */

@@ -798,6 +798,19 @@ test('an expired token brings a new one, and the client back at once; but not in
   assert.equal(states.at(-1)[1].delay, 1_000);
 });
 
+test('a page of an error in place of a token is no token', async (context) => {
+  const { getToken, reasons } = tokens((count) => (count === 1 ? '<html>\n</html>' : 'token\n'));
+  const { client, states, problems } = made(context, { getToken });
+  const sockets = FakeSocket.all.length;
+  client.connect();
+  await settled();
+  assert.deepEqual([states.at(-1)[0], problems[0]?.code, FakeSocket.all.length], ['waiting', 'token-unavailable', sockets]);
+  assert.ok(!problems[0].cause.message.includes('html')); // logs may show it
+  await pass(context, 1_000);
+  FakeSocket.last.open();
+  assert.deepEqual([reasons.length, FakeSocket.last.frames('CONNECT')[0].headers.passcode], [2, 'token']);
+});
+
 test('a getter that throws, hangs or has none', async (context) => {
   const signals = [];
   const { getToken, reasons } = tokens((count, signal) => {
