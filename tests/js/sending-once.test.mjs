@@ -14,12 +14,15 @@ const page = readFileSync(new URL('../../docs/sending-once.md', import.meta.url)
 const [source] = page.match(/const UNCERTAIN = [^]*?class Outbox {[^]*?\n}\n/);
 const Outbox = new Function(`${source}; return Outbox;`)();
 
-/** Takes numbers in their order, and answers messages whose body is in `errors` by that ERROR. */
+const advised = readFileSync(new URL('../../docs/clients.md', import.meta.url), 'utf8').match(/\nlet wish = [^]*?\n}\);\n/)[0];
+
+/** Takes numbers in their order, and answers messages whose body is in `errors` by that ERROR: the first login by that of CONNECT. */
 async function serve(errors) {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1', handleProtocols: () => 'v12.stomp' });
   await new Promise((listening) => { server.once('listening', listening); });
   const taken = [];
   const refused = [];
+  const logins = [];
   server.on('connection', (socket) => {
     const say = (...frame) => socket.send(encodeFrame(...frame));
     const end = (headers) => {
@@ -30,7 +33,12 @@ async function serve(errors) {
     const parser = new Parser((raw) => {
       const { command, headers, body } = FrameImpl.fromRawFrame(raw, true);
       if (isOver) return;
-      if (command === 'CONNECT') {
+      if (command === 'CONNECT') logins.push({ headers, at: Date.now() });
+      if (command === 'CONNECT' && errors.CONNECT) {
+        isOver = true;
+        end(errors.CONNECT);
+        delete errors.CONNECT;
+      } else if (command === 'CONNECT') {
         say('CONNECTED', { version: '1.2', 'heart-beat': '0,0', 'last-client-seq': String(taken.length) });
       } else if (command === 'SEND') {
         const n = Number(headers['client-seq']);
@@ -54,7 +62,7 @@ async function serve(errors) {
     server.close();
   };
   const say = (...frame) => { for (const socket of server.clients) socket.send(encodeFrame(...frame)); };
-  return { url: `ws://127.0.0.1:${server.address().port}/ws`, taken, refused, say, close };
+  return { url: `ws://127.0.0.1:${server.address().port}/ws`, taken, refused, logins, say, close };
 }
 
 async function eventually(what, condition) {
@@ -62,9 +70,18 @@ async function eventually(what, condition) {
   assert.ok(condition(), what);
 }
 
-async function sending(errors, bodies, run) {
+const plain = (url) => new Client({ brokerURL: url, reconnectDelay: 10 });
+
+/** The client of docs/clients.md. */
+function advisedClient(url) {
+  const client = new Function('Client', 'freshToken', `${advised}; return client;`)(Client, async () => 'token');
+  client.configure({ brokerURL: url });
+  return client;
+}
+
+async function sending(errors, bodies, run, make = plain) {
   const server = await serve(errors);
-  const client = new Client({ brokerURL: server.url, reconnectDelay: 10 });
+  const client = make(server.url);
   const outbox = new Outbox(client, 'node');
   const dropped = [];
   outbox.onRefused = ({ body }, { headers }) => dropped.push([body, headers['error-code']]);
@@ -102,11 +119,12 @@ test('a message whose fate is unknown, or that may go later, is sent again by it
   }
 });
 
-test('the end of a subscription is none of its business', async () => {
+test('the end of a subscription, or its denial, is none of its business', async () => {
   const errors = {};
   await sending(errors, ['1'], async ({ server, client, outbox }) => {
     await eventually('it is sent', () => outbox.kept.length === 0);
     server.say('ERROR', { message: 'unsubscribed', 'error-code': 'subscription-ended', reconnect: 'no', subscription: 'sub-7' });
+    server.say('ERROR', { message: 'access_refused', 'error-code': 'permission-denied', reconnect: 'no', 'receipt-id': 'of a subscription' });
     outbox.send('/exchange/feed/k', '2');
     await eventually('the next one is sent', () => server.taken.length === 2 || !client.active);
     assert.ok(client.active);
@@ -126,5 +144,42 @@ test('a message that may have been taken, and is refused for now, stops the clie
     client.activate();
     await eventually('all are sent', () => outbox.kept.length === 0);
     assert.deepEqual(server.taken, ['1', 'lost', '2']);
+  });
+});
+
+test('the client of docs/clients.md heeds the advice, logs in and subscribes beside the outbox', async (context) => {
+  context.mock.method(Math, 'random', () => 0);
+  const errors = { CONNECT: { 'error-code': 'login-unavailable', reconnect: '1s' } };
+  let connects = 0;
+  const make = (url) => {
+    const client = advisedClient(url);
+    const { onConnect } = client;
+    client.configure({ onConnect: (frame) => { connects += 1; onConnect(frame); } });
+    return client;
+  };
+  await sending(errors, ['1'], async ({ server, outbox }) => {
+    await eventually('all are sent', () => outbox.kept.length === 0);
+    const [first, second] = server.logins;
+    assert.ok(second.at - first.at >= 990, `again after ${second.at - first.at} ms`);
+    assert.deepEqual(server.logins.map(({ headers }) => [headers.login, headers.passcode, headers['device-id']]), Array(2).fill(['alice', 'token', 'node']));
+    assert.equal(connects, 1);
+  }, make);
+});
+
+test('the client of docs/clients.md goes on behind a message that is refused for good', async (context) => {
+  context.mock.method(Math, 'random', () => 0);
+  const errors = { secret: { 'error-code': 'permission-denied', reconnect: 'no' } };
+  await sending(errors, ['1', 'secret', '2'], async ({ server, client, outbox, dropped }) => {
+    await eventually('all others are sent', () => outbox.kept.length === 0 || !client.active);
+    assert.deepEqual(server.taken, ['1', '2']);
+    assert.deepEqual(dropped, [['secret', 'permission-denied']]);
+  }, advisedClient);
+});
+
+test('a message that no frame may be long enough for is not kept', async () => {
+  await sending({}, [], async ({ outbox }) => {
+    outbox.maxBytes = 10;
+    assert.throws(() => outbox.send('/exchange/feed/k', 'ääääää'), RangeError);
+    assert.deepEqual(outbox.kept, []);
   });
 });
