@@ -11,9 +11,9 @@ import { pass, settled } from './fake-socket.mjs';
 const CLIENT = `export class StentorClient {
   static last;
   watches = [];
-  constructor() { StentorClient.last = this; }
+  constructor({ onState }) { Object.assign(this, { onState, subscriptions: [] }); StentorClient.last = this; }
   async connect() {}
-  async subscribe() {}
+  async subscribe(destination, onMessage, options) { this.subscriptions.push({ destination, onMessage, ...options }); }
   async watchPresence(key, onEvent, { onLive }) { this.watches.push({ onEvent, onLive }); }
 }`;
 
@@ -109,4 +109,20 @@ test('who asks meanwhile waits for an answer to a later question, and for no mor
   event();
   await answer();
   assert.deepEqual(done, ['first', 'second', 'in the pause']);
+});
+
+test('what was said while the page was away is unread, and the history it begins with is not', async (context) => {
+  const { chat } = await opened(context);
+  const { onState, subscriptions: [{ onMessage, onLive }] } = StentorClient.last;
+  const say = (id) => onMessage({ headers: { 'x-stomp-user': 'bob' }, body: JSON.stringify({ id, text: 'hello', at: '2026-11-30T12:00:00Z' }) });
+  const room = chat.rooms.get('garden');
+  say('1');
+  onLive(false);
+  assert.equal(room.unread, 0);
+  onState('waiting', {});
+  say('2');
+  onLive(true);
+  assert.equal(room.unread, 1);
+  say('3');
+  assert.equal(room.unread, 2);
 });

@@ -18,7 +18,7 @@ export class Chat {
   #next; // and will be once more, for something is new since
   #timer;
   me;
-  /** id -> { id, name, topic, members, messages, pending, unread, typing, isLive } */
+  /** id -> { id, name, topic, members, messages, pending, unread, typing, isLive, wasLive } */
   rooms = new Map();
 
   /** `onChange(room)`: something of a room is new. `onState(state, detail)`: as stentor-client says. */
@@ -72,7 +72,7 @@ export class Chat {
   }
 
   #live(room) {
-    room.isLive = true;
+    Object.assign(room, { isLive: true, wasLive: true });
     this.#onChange(room);
   }
 
@@ -98,7 +98,7 @@ export class Chat {
   #add(room, message) {
     room.messages.push(message);
     if (room.messages.length > KEPT) room.messages.shift();
-    if (room.isLive && message.user !== this.me.id) room.unread += 1;
+    if (room.wasLive && message.user !== this.me.id) room.unread += 1;
     this.#onChange(room);
   }
 
@@ -185,7 +185,7 @@ export class Chat {
     const { me, rooms } = await this.#ask('GET', '/rooms');
     this.me = me;
     for (const { id, name, topic, members } of rooms) {
-      const room = this.rooms.get(id) ?? { messages: [], pending: new Map(), unread: 0, typing: new Map(), isLive: false };
+      const room = this.rooms.get(id) ?? { messages: [], pending: new Map(), unread: 0, typing: new Map(), isLive: false, wasLive: false };
       Object.assign(room, { id, name, topic, members: new Map(members.map((member) => [member.id, member])) });
       this.rooms.set(id, room);
       this.#onChange(room);
