@@ -187,13 +187,17 @@ impl<T: DeliveryTaker> Consumers<T> {
     ) -> Result<(), Malformed> {
         match self.channels.get_mut(usize::from(number)) {
             Some(Some(Channel::Open(open))) => {
+                let tag = delivery.tag;
+                open.taker.take(delivery, read_at);
+                if open.taker.is_done() {
+                    return Ok(());
+                }
                 if open.unacked == 0 {
                     self.touched.push(number);
                 }
                 open.unacked = open.unacked.saturating_add(1);
-                open.last = delivery.tag;
+                open.last = tag;
                 self.is_due |= open.unacked >= open.enough;
-                open.taker.take(delivery, read_at);
                 Ok(())
             }
             Some(Some(Channel::Closing)) => Ok(()),
@@ -264,7 +268,7 @@ impl<T> Request<T> {
 impl<T: DeliveryTaker> Open<T> {
     fn acknowledge(&mut self, number: u16, out: &mut Vec<u8>) {
         // A consumer that came to the same channel later has taken nothing yet.
-        if self.unacked > 0 {
+        if self.unacked > 0 && !self.taker.is_done() {
             encode::ack(out, number, self.last, true);
             self.unacked = 0;
             self.taker.acknowledged();

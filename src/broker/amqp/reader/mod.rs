@@ -65,6 +65,11 @@ pub(super) trait DeliveryTaker: Send + 'static {
     /// All messages so far are being acknowledged: from now on the broker may know.
     fn acknowledged(&mut self);
 
+    /// It takes nothing more: what comes is not acknowledged, which would bring more.
+    fn is_done(&self) -> bool {
+        false
+    }
+
     /// Whether nobody else may consume its queue meanwhile.
     fn is_exclusive(&self) -> bool {
         true

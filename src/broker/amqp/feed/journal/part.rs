@@ -24,8 +24,10 @@ use crate::{
 const PART_BYTES: usize = 4 << 20;
 /// And when it has so many offsets.
 const PART_OFFSETS: usize = 2_000;
-/// Messages on their way, at most.
-const PREFETCH: u16 = 1_000;
+/// Messages on their way, at most. They come whole, also those behind the part's end, and all parts of
+/// a virtual host share one connection: so few. A quarter of them is acknowledged at a time, so the next
+/// ones are on their way before these have come.
+const PREFETCH: u16 = 64;
 
 /// Gathers a part.
 pub(in crate::broker::amqp::feed) struct PartTaker {
@@ -61,7 +63,7 @@ pub(super) async fn end(shared: &Shared, exchange: &str, side: &Side) -> Result<
     let ask = JournalAsk {
         start: JournalStart::First,
         until: u64::MAX,
-        most: PREFETCH.into(),
+        most: PART_OFFSETS,
     };
     let number = side.markers.next();
     let marker = Marker {
@@ -88,19 +90,10 @@ async fn gather<F: Future<Output = Result<(), BrokerError>>>(
     begun: impl FnOnce() -> F,
 ) -> Result<JournalPart, BrokerError> {
     let (done, gathered) = oneshot::channel();
-    let taker = PartTaker {
-        ask,
-        marker,
-        journal: JournalId::new(&shared.vhost, exchange),
-        part: JournalPart::default(),
-        seen: 0,
-        bytes: 0,
-        done: Some(done),
-    };
+    let journal = JournalId::new(&shared.vhost, exchange);
+    let taker = PartTaker::new(journal, ask, marker, done);
     let deadline = after(shared.operation_timeout);
-    let prefetch = u16::try_from(ask.most)
-        .unwrap_or(u16::MAX)
-        .clamp(1, PREFETCH);
+    let prefetch = taker.prefetch();
     let stream = stream_of(exchange);
     let reader = shared.parts();
     let consumer = reader.consume(&stream, prefetch, taker, deadline).await;
@@ -164,6 +157,10 @@ impl DeliveryTaker for PartTaker {
 
     fn acknowledged(&mut self) {}
 
+    fn is_done(&self) -> bool {
+        self.done.is_none()
+    }
+
     /// All who like may read a stream.
     fn is_exclusive(&self) -> bool {
         false
@@ -181,6 +178,28 @@ impl DeliveryTaker for PartTaker {
 }
 
 impl PartTaker {
+    fn new(
+        journal: JournalId,
+        ask: JournalAsk,
+        marker: Option<Marker>,
+        done: oneshot::Sender<()>,
+    ) -> Self {
+        Self {
+            ask,
+            marker,
+            journal,
+            part: JournalPart::default(),
+            seen: 0,
+            bytes: 0,
+            done: Some(done),
+        }
+    }
+
+    fn prefetch(&self) -> u16 {
+        let most = u16::try_from(self.ask.most).unwrap_or(u16::MAX);
+        most.clamp(1, PREFETCH)
+    }
+
     fn finish(&mut self) {
         if let Some(done) = self.done.take() {
             // If nobody waits any more, the order to end it is on its way.
@@ -191,5 +210,54 @@ impl PartTaker {
     /// One offset is all that is wanted, be it of a message or not.
     fn looks_only(&self) -> bool {
         self.ask.most == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::amqp::feed::journal::taker::with_offset;
+
+    /// A taker that is asked for so many, and what is told when it has enough.
+    fn taker(most: usize) -> (PartTaker, oneshot::Receiver<()>) {
+        let ask = JournalAsk {
+            start: JournalStart::First,
+            until: u64::MAX,
+            most,
+        };
+        let (done, gathered) = oneshot::channel();
+        let taker = PartTaker::new(JournalId::new("/", "feed"), ask, None, done);
+        (taker, gathered)
+    }
+
+    /// One with that offset and so many bytes comes.
+    fn take(taker: &mut PartTaker, offset: u64, bytes: usize) {
+        let properties = with_offset(offset);
+        let delivery = Delivery {
+            tag: 1,
+            redelivered: false,
+            exchange: b"feed",
+            routing_key: b"k",
+            raw_properties: &properties,
+            body: Body::Whole(vec![b'x'; bytes].into()),
+        };
+        taker.take(delivery, ReadAt::at(std::time::Instant::now()));
+    }
+
+    /// Whatever was asked for, what is on its way behind the end is little.
+    #[test]
+    fn few_are_on_their_way_and_none_is_asked_for_behind_the_end() {
+        for (most, prefetch) in [(0, 1), (1, 1), (20, 20), (1_000, 64), (usize::MAX, 64)] {
+            assert_eq!(taker(most).0.prefetch(), prefetch, "{most}");
+        }
+        let (mut taker, mut gathered) = taker(1_000);
+        for offset in 0..4 {
+            assert!(!taker.is_done() && gathered.try_recv().is_err());
+            take(&mut taker, offset, 1 << 20);
+        }
+        assert!(taker.is_done());
+        assert_eq!(gathered.try_recv(), Ok(()));
+        take(&mut taker, 4, 1 << 20);
+        assert_eq!((taker.part.first, taker.part.next), (0, 4));
     }
 }

@@ -155,6 +155,14 @@ pub(super) fn is_own(delivery: &Delivery<'_>) -> bool {
     is_marker(delivery) || whole::is_secret(delivery.routing_key)
 }
 
+/// The properties of a message that stands there in its stream.
+#[cfg(test)]
+pub(super) fn with_offset(offset: u64) -> Vec<u8> {
+    let headers = [&b"\x0fx-stream-offsetl"[..], &offset.to_be_bytes()].concat();
+    let length = u32::try_from(headers.len()).unwrap().to_be_bytes();
+    [&[0x20, 0][..], &length, &headers].concat()
+}
+
 pub(super) fn number(name: Short<'_>, offset: u64) -> Fields {
     Fields::default().number(name, i64::try_from(offset).unwrap_or(i64::MAX))
 }

@@ -22,6 +22,8 @@ const PREFETCH: u16 = 20;
 struct Notes {
     bodies: Vec<String>,
     acknowledged: usize,
+    /// After the message with this body it is done.
+    last: Option<&'static str>,
 }
 
 impl DeliveryTaker for Notes {
@@ -34,6 +36,10 @@ impl DeliveryTaker for Notes {
 
     fn acknowledged(&mut self) {
         self.acknowledged = self.bodies.len();
+    }
+
+    fn is_done(&self) -> bool {
+        self.bodies.last().map(String::as_str) == self.last && self.last.is_some()
     }
 }
 
@@ -213,6 +219,7 @@ fn notes(ended: Ended<Notes>) -> (Vec<String>, usize, BrokerError) {
     let Notes {
         bodies,
         acknowledged,
+        ..
     } = ended.taker.unwrap();
     (bodies, acknowledged, ended.reason)
 }
@@ -363,6 +370,33 @@ async fn acknowledgements_wait_for_each_other() {
     assert_eq!(consumer.cancel().await.unwrap().acknowledged, 8);
     assert_eq!(tag(running.broker.expect((1, 60, 80)).await), 8);
     running.broker.expect((1, 20, 40)).await;
+}
+
+/// An acknowledgement would bring more, whole, which nobody takes.
+#[tokio::test]
+async fn who_is_done_asks_for_nothing_more() {
+    let mut running = running().await;
+    let taker = Notes {
+        last: Some("d"),
+        ..Notes::default()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    let consuming = running.reader.consume("q", PREFETCH, taker, deadline);
+    let (consumer, ()) = tokio::join!(consuming, running.broker.start(1));
+    let consumer = consumer.map_err(|ended| ended.reason).unwrap();
+    let other = running.consume(2).await;
+    let bodies = ["a", "b", "c", "d"];
+    let numbered = (1..).zip(bodies);
+    let messages: Vec<_> = numbered.map(|(tag, body)| message(1, tag, body)).collect();
+    running.broker.write(&messages).await;
+    // What comes to another one is acknowledged; by then these would have been, too.
+    running.broker.write(&[message(2, 1, "A")]).await;
+    running.broker.expect((2, 60, 80)).await;
+    let taker = consumer.cancel().await.unwrap();
+    assert_eq!(taker.bodies, bodies);
+    assert_eq!(taker.acknowledged, 0);
+    running.broker.expect((1, 20, 40)).await;
+    drop(other);
 }
 
 #[tokio::test]
