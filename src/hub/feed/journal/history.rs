@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use stomp_session::SubscriptionId;
 use tokio::time::{Instant, timeout};
 
-use super::{ResumeError, Since, Told, resume::hears, ring::Recent};
+use super::{Gap, ResumeError, Since, Told, resume::hears, ring::Recent};
 use crate::{
     broker::{BrokerError, Cursor, JournalAsk, JournalStart, Stored, journal::CURSOR_HEADER},
     deadline::after,
@@ -149,6 +149,8 @@ impl Feed {
             left_out_at: Vec::new(),
         };
         let (begin, patience) = (page.next, after(PATIENCE));
+        // Whoever asks for whatever is there gets it.
+        let is_strict = matches!(ask.since, Since::After(_) | Since::Bookmark(_));
         let (mut looks, mut bytes) = (0_usize, 0_usize);
         loop {
             // Asked for what comes after a page that led nowhere, the next one would lead nowhere.
@@ -170,6 +172,17 @@ impl Feed {
                         most: PART,
                     };
                     let part = self.host.read_journal(&self.id.exchange, ask).await?;
+                    // Offsets may have holes; a gap is only what is not there any more.
+                    if part.first > position {
+                        let first = self.first_available().await?;
+                        if first > position && page.next != begin {
+                            // What is missing is told to whoever asks for the next page.
+                            return Ok(page);
+                        }
+                        if first > position && is_strict {
+                            return Err(ResumeError::Gap(Gap::Expired, Some(first)));
+                        }
+                    }
                     let next = part.next.max(position.saturating_add(1));
                     // What is for nobody costs as much.
                     let passed = usize::try_from(next.saturating_sub(position));

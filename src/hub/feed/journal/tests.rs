@@ -674,6 +674,59 @@ async fn retention_that_overtakes_a_reading_is_told() {
     assert!(all.last().unwrap().contains("ResumeGap"), "{all:?}");
 }
 
+/// Of a page, too: at once, or to whoever asks for the next one.
+#[tokio::test(start_paused = true)]
+async fn retention_that_overtakes_a_page_is_told() {
+    // The cursor is checked, and then the first part is read, or two of them.
+    for (moment, has_some) in [(READING * 3 / 2, false), (READING * 7 / 2, true)] {
+        let scene = scene(10);
+        let cursors = scene.with(0..9_000).await;
+        let since = |cursor| HistoryAsk {
+            pattern: "rare",
+            since: Since::After(cursor),
+            limit: 10,
+        };
+        let ask = since(cursors[0]);
+        let expiring = async {
+            sleep(moment).await;
+            scene.fake.expire(8_000);
+        };
+        let (mut page, ()) = tokio::join!(scene.hub.history("feed", &ask), expiring);
+        if has_some {
+            let next = page.unwrap();
+            assert!(next.has_more);
+            let next = next.next.unwrap();
+            assert!((1..8_000).contains(&next.offset), "{next:?}");
+            page = scene.hub.history("feed", &since(next)).await;
+        }
+        let gap = ResumeError::Gap(Gap::Expired, Some(8_000));
+        assert_eq!(page.unwrap_err(), gap, "{has_some}");
+    }
+}
+
+/// Whoever asks for whatever is there gets what is left.
+#[tokio::test(start_paused = true)]
+async fn a_first_page_begins_with_what_is_left() {
+    let scene = scene(10);
+    scene.with(0..9_000).await;
+    let ask = HistoryAsk {
+        pattern: "k",
+        since: Since::First,
+        limit: 10,
+    };
+    let expiring = async {
+        sleep(READING * 3 / 2).await;
+        scene.fake.expire(8_000);
+    };
+    let (page, ()) = tokio::join!(scene.hub.history("feed", &ask), expiring);
+    let page = page.unwrap();
+    let offsets = page.messages.iter().map(|stored| stored.offset);
+    assert_eq!(
+        offsets.collect::<Vec<_>>(),
+        (8_000..8_010).collect::<Vec<_>>()
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_stream_is_not_taken_for_the_old_one() {
     let scene = scene(10);
