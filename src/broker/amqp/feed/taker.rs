@@ -138,6 +138,13 @@ impl reader::DeliveryTaker for FeedTaker {
         }
     }
 
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Messages(_) | Self::Marks(_) => false,
+            Self::Journal(journal) => journal.has_jumped(),
+        }
+    }
+
     fn arguments(&self) -> Fields {
         match self {
             Self::Messages(_) | Self::Marks(_) => Fields::default(),

@@ -59,7 +59,8 @@ pub(super) struct Side {
     /// This feed's markers have it as their id.
     name: ShortString,
     markers: Arrivals,
-    jumps: Jumps,
+    /// Offsets were left out, and nothing more is taken before that was judged.
+    jumped: Notify,
     /// The last offset that was read.
     last: AtomicU64,
     /// What is read is new: all that was there at first has been read.
@@ -77,29 +78,6 @@ struct Turn {
     published: Option<Instant>,
 }
 
-/// Offsets that were left out.
-#[derive(Default)]
-struct Jumps {
-    /// What was expected where a larger one came: the first one that was not looked at, for what comes
-    /// after it is no better. 0: none.
-    first: AtomicU64,
-    told: Notify,
-}
-
-impl Jumps {
-    fn note(&self, expected: u64) {
-        // If there is one already, that counts.
-        let _ = self
-            .first
-            .compare_exchange(0, expected, Ordering::Relaxed, Ordering::Relaxed);
-        self.told.notify_one();
-    }
-
-    fn take(&self) -> u64 {
-        self.first.swap(0, Ordering::Relaxed)
-    }
-}
-
 impl Side {
     pub(super) fn new(exchange: &str) -> Result<Self, BrokerError> {
         Ok(Self {
@@ -109,7 +87,7 @@ impl Side {
                 &format!("{:032x}", rand::random::<u128>()),
             )?,
             markers: Arrivals::default(),
-            jumps: Jumps::default(),
+            jumped: Notify::new(),
             last: AtomicU64::new(u64::MAX),
             has_begun: AtomicBool::new(false),
             turn: Mutex::default(),

@@ -215,28 +215,47 @@ impl JournalRunner {
         }
     }
 
-    /// Offsets were left out from this one on. They may be holes; it is a gap, if the journal does not
-    /// reach so far back any more.
-    async fn look_at_jump(&self) {
-        let expected = self.side.jumps.take();
-        if expected == 0 {
-            return;
+    /// Offsets were left out. They may be holes; it is a gap, if the journal does not reach so far back
+    /// any more, and then that is told before another consumer goes on behind them.
+    async fn judge_jump(
+        &mut self,
+        messages: Consumer<FeedTaker>,
+    ) -> Result<Consumer<FeedTaker>, BrokerError> {
+        let cancelling = timeout_at(self.deadline(), messages.cancel());
+        let taker = cancelling.await.ok().flatten();
+        let is_lost = taker.is_none();
+        let reason = BrokerError::Unavailable("its reader failed".into());
+        let reason = self.take_back(Ended { taker, reason });
+        if is_lost {
+            return Err(reason);
         }
+        if let Some(expected) = self.taker.as_ref().and_then(Journaled::jumped) {
+            if let Some(why) = self.gap_at(expected).await {
+                self.shared.sink.restart(&self.id);
+                taker::interrupted(&*self.shared.sink, &self.id, why);
+            }
+            if let Some(taker) = &mut self.taker {
+                taker.go_on();
+            }
+        }
+        self.consume().await
+    }
+
+    /// Why messages are missing where that offset was expected; `None`: none are.
+    async fn gap_at(&self, expected: u64) -> Option<&'static str> {
         let ask = JournalAsk {
             start: JournalStart::First,
             until: expected,
             most: 1,
         };
-        let why = match part::read(&self.shared, &self.id.exchange, ask).await {
-            Ok(part) if part.first <= expected => return,
-            Ok(_) => "this server was too far behind: what it had not read yet was not kept",
+        match part::read(&self.shared, &self.id.exchange, ask).await {
+            Ok(part) if part.first <= expected => None,
+            Ok(_) => Some("this server was too far behind: what it had not read yet was not kept"),
             // Told rather than hidden.
-            Err(_) => {
-                "offsets were left out, and RabbitMQ does not say whether messages are missing"
-            }
-        };
-        self.shared.sink.restart(&self.id);
-        taker::interrupted(&*self.shared.sink, &self.id, why);
+            Err(_) => Some(
+                "offsets were left out, and RabbitMQ does not say whether messages are missing",
+            ),
+        }
     }
 
     /// All bindings are gone.
@@ -283,15 +302,19 @@ impl Serve for JournalRunner {
         self.look_whether_replaced().await?;
         let mut messages = self.consume().await?;
         let (side, shared) = (Arc::clone(&self.side), Arc::clone(&self.shared));
-        tokio::select! {
-            reached = self.reach_or_rest(&side, &shared) => {
-                if let Err(error) = reached {
-                    let taker = messages.cancel().await;
-                    self.take_back(Ended { taker, reason: error.clone() });
-                    return Err(error);
-                }
+        loop {
+            tokio::select! {
+                reached = self.reach_or_rest(&side, &shared) => match reached {
+                    Ok(()) => break,
+                    Err(error) => {
+                        let taker = messages.cancel().await;
+                        self.take_back(Ended { taker, reason: error.clone() });
+                        return Err(error);
+                    }
+                },
+                ended = messages.ended() => return Err(self.take_back(ended)),
+                () = side.jumped.notified() => messages = self.judge_jump(messages).await?,
             }
-            ended = messages.ended() => return Err(self.take_back(ended)),
         }
         self.side.begin();
         self.ready.send_modify(|ready| *ready = Ok(()));
@@ -312,7 +335,7 @@ impl Serve for JournalRunner {
                         break error;
                     }
                 }
-                () = side.jumps.told.notified() => self.look_at_jump().await,
+                () = side.jumped.notified() => messages = self.judge_jump(messages).await?,
                 () = async { if let Some(ticks) = &mut ticks { ticks.tick().await; } },
                     if ticks.is_some() && looking.is_none() =>
                 {

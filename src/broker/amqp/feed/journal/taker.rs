@@ -23,7 +23,7 @@ use crate::{
 
 /// The consumer's argument that says where it begins.
 const OFFSET: &str = OFFSET_HEADER;
-/// Offsets have holes of one.
+/// Offsets have holes of one: what is further on may have been overtaken by what was not kept.
 const HOLE: u64 = 2;
 
 /// Hands over a journal's messages.
@@ -36,6 +36,10 @@ pub(in crate::broker::amqp::feed) struct Journaled {
     hasher: DefaultHashBuilder,
     /// The last offset, and the fingerprint of what stands there.
     last: Option<(u64, u64)>,
+    /// The same of what came where offsets were left out.
+    jump: Option<(u64, u64)>,
+    /// It was judged: the next consumer begins there.
+    is_judged: bool,
     /// The first message of a consumer shows whether the stream is still the same.
     is_checked: bool,
 }
@@ -55,6 +59,8 @@ impl Journaled {
             side: Arc::clone(side),
             hasher: DefaultHashBuilder::default(),
             last: None,
+            jump: None,
+            is_judged: false,
             is_checked: false,
         }
     }
@@ -67,18 +73,47 @@ impl Journaled {
     /// The next messages come by another consumer.
     pub(super) fn reconnected(&mut self) {
         self.is_checked = false;
+        if !self.is_judged {
+            self.jump = None;
+        }
     }
 
-    /// It begins with the last message, which has to come again; the first time with the newest ones.
+    /// Offsets were left out from this one on. Whether that is a gap has to be found out, and told,
+    /// before anything that comes behind them is handed on.
+    pub(super) fn jumped(&self) -> Option<u64> {
+        let (last, _) = self.last.filter(|_| self.has_jumped())?;
+        last.checked_add(1)
+    }
+
+    /// It was found out: the next consumer goes on behind them.
+    pub(super) fn go_on(&mut self) {
+        self.is_judged = self.jump.is_some();
+    }
+
+    /// It takes nothing more by this consumer.
+    pub(in crate::broker::amqp::feed) fn has_jumped(&self) -> bool {
+        self.jump.is_some() && !self.is_judged
+    }
+
+    /// What a consumer begins with: the last message, which has to come again, or what came behind a
+    /// jump.
+    fn begin(&self) -> Option<(u64, u64)> {
+        self.jump.or(self.last)
+    }
+
+    /// The first time it begins with the newest messages.
     pub(in crate::broker::amqp::feed) fn arguments(&self) -> Fields {
         let name = Short::cut(OFFSET);
-        match self.last {
+        match self.begin() {
             Some((offset, _)) => number(name, offset),
             None => Fields::default().text(name, "last"),
         }
     }
 
     pub(in crate::broker::amqp::feed) fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt) {
+        if self.has_jumped() {
+            return;
+        }
         let Some(offset) = offset(&delivery) else {
             return interrupted(
                 &*self.sink,
@@ -88,16 +123,22 @@ impl Journaled {
         };
         let print = wire::fingerprint(&self.hasher, &delivery);
         let is_first = !std::mem::replace(&mut self.is_checked, true);
-        if let Some((last, last_print)) = self.last {
-            if is_first && (offset, print) != (last, last_print) {
+        let begin = self.begin();
+        // Behind a jump this is what came there, or there is another gap.
+        self.jump = None;
+        let was_judged = std::mem::take(&mut self.is_judged);
+        if let Some((last, _)) = self.last {
+            if is_first && begin != Some((offset, print)) {
                 self.sink.restart(&self.id);
                 let why = "its journal was deleted and made anew, or what this server had not read \
                            yet was not kept";
                 interrupted(&*self.sink, &self.id, why);
             } else if offset <= last {
                 return;
-            } else if offset.saturating_sub(last) > HOLE {
-                self.side.jumps.note(last.saturating_add(1));
+            } else if offset.saturating_sub(last) > HOLE && !was_judged {
+                self.jump = Some((offset, print));
+                self.side.jumped.notify_one();
+                return;
             }
         }
         self.last = Some((offset, print));
@@ -165,4 +206,127 @@ pub(super) fn with_offset(offset: u64) -> Vec<u8> {
 
 pub(super) fn number(name: Short<'_>, offset: u64) -> Fields {
     Fields::default().number(name, i64::try_from(offset).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::broker::Message;
+
+    /// What a sink was told, in short.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Told {
+        fn note(&self, what: String) {
+            self.0.lock().push(what);
+        }
+
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut *self.0.lock())
+        }
+    }
+
+    impl FeedSink for Told {
+        fn deliver(&self, _: &FeedId, _: Message) {
+            self.note("delivered".to_owned());
+        }
+
+        fn store(&self, _: &FeedId, stored: Stored) {
+            self.note(stored.offset.to_string());
+        }
+
+        fn restart(&self, _: &FeedId) {
+            self.note("restart".to_owned());
+        }
+
+        fn patterns(&self, _: &FeedId) -> Vec<Arc<str>> {
+            Vec::new()
+        }
+
+        fn interrupted(&self, _: &FeedId, _: &str) {
+            self.note("interrupted".to_owned());
+        }
+    }
+
+    /// A feed that has begun, and what its sink is told.
+    fn scene() -> (Journaled, Arc<Told>) {
+        let (told, side) = (Arc::<Told>::default(), Side::new("feed").unwrap());
+        side.begin();
+        let journaled = Journaled {
+            id: FeedId {
+                exchange: "feed".into(),
+                shard: 0,
+            },
+            journal: JournalId::new("/", "feed"),
+            sink: Arc::clone(&told) as _,
+            sentinel: Arc::new(Sentinel::new().unwrap()),
+            side: Arc::new(side),
+            hasher: DefaultHashBuilder::default(),
+            last: None,
+            jump: None,
+            is_judged: false,
+            is_checked: false,
+        };
+        (journaled, told)
+    }
+
+    fn take(journaled: &mut Journaled, offsets: &[u64], body: &'static [u8]) {
+        for offset in offsets {
+            let properties = with_offset(*offset);
+            let delivery = Delivery {
+                tag: 1,
+                redelivered: false,
+                exchange: b"feed",
+                routing_key: b"k",
+                raw_properties: &properties,
+                body: Body::Whole(bytes::Bytes::from_static(body)),
+            };
+            journaled.take(delivery, ReadAt::at(std::time::Instant::now()));
+        }
+    }
+
+    /// What a consumer of it asks for.
+    fn begin(journaled: &Journaled) -> Option<u64> {
+        journaled.begin().map(|(offset, _)| offset)
+    }
+
+    /// Or live clients would get it, with cursors, and come back after the gap without a word of it.
+    #[test]
+    fn nothing_behind_a_jump_is_handed_on_before_it_is_judged() {
+        let (mut journaled, told) = scene();
+        take(&mut journaled, &[5, 6, 8, 900, 901, 7], b"x");
+        assert_eq!(told.take(), ["5", "6", "8"]);
+        assert_eq!((journaled.last(), journaled.jumped()), (Some(8), Some(9)));
+        // The link was lost before that: it comes again.
+        journaled.reconnected();
+        assert_eq!((journaled.jumped(), begin(&journaled)), (None, Some(8)));
+        take(&mut journaled, &[8, 900], b"x");
+        assert_eq!(told.take(), [""; 0]);
+        journaled.go_on();
+        // However often a link is lost, too.
+        for _ in 0..2 {
+            journaled.reconnected();
+            assert_eq!((journaled.jumped(), begin(&journaled)), (None, Some(900)));
+        }
+        take(&mut journaled, &[900, 901], b"x");
+        assert_eq!(told.take(), ["900", "901"]);
+        assert_eq!((journaled.last(), journaled.jumped()), (Some(901), None));
+    }
+
+    #[test]
+    fn what_is_missing_behind_a_jump_is_told() {
+        for (offset, body) in [(901, b"x"), (900, b"y")] {
+            let (mut journaled, told) = scene();
+            take(&mut journaled, &[5, 6, 900], b"x");
+            journaled.go_on();
+            journaled.reconnected();
+            told.take();
+            take(&mut journaled, &[offset], body);
+            let offset = offset.to_string();
+            assert_eq!(told.take(), ["restart", "interrupted", offset.as_str()]);
+        }
+    }
 }
