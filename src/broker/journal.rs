@@ -171,7 +171,8 @@ pub struct JournalAsk {
     pub most: usize,
 }
 
-/// A part of a journal.
+/// A part of a journal. Within it no offsets are left out, save for holes of one: where more are, it
+/// ends.
 #[derive(Clone, Debug, Default)]
 pub struct JournalPart {
     /// The offset that it began with.

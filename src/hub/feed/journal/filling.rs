@@ -52,7 +52,12 @@ impl Feed {
                     most: PART,
                 };
                 let part = self.host.read_journal(&self.id.exchange, ask).await?;
-                start.get_or_insert(part.first);
+                // Holes of one are in a part. What comes behind more may be behind a gap.
+                if start.is_none() || part.first > position.saturating_add(1) {
+                    messages.clear();
+                    bytes = 0;
+                    start = Some(part.first);
+                }
                 if part.next <= position {
                     return Ok(());
                 }

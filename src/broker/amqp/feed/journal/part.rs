@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, time::timeout_at};
 
 use super::{
     Side, gone,
-    taker::{is_marker, is_own, number, offset},
+    taker::{HOLE, is_marker, is_own, number, offset},
 };
 use crate::{
     broker::{
@@ -135,6 +135,9 @@ impl DeliveryTaker for PartTaker {
         let part = &mut self.part;
         if part.next == 0 {
             part.first = offset;
+        } else if offset.saturating_sub(part.next) >= HOLE {
+            // Whoever goes on from there finds out whether that is a gap.
+            return self.finish();
         }
         part.next = offset.saturating_add(1);
         if !is_own(&delivery) {
@@ -242,6 +245,18 @@ mod tests {
             body: Body::Whole(vec![b'x'; bytes].into()),
         };
         taker.take(delivery, ReadAt::at(std::time::Instant::now()));
+    }
+
+    /// What was not kept is before a part, never in it.
+    #[test]
+    fn a_part_ends_where_offsets_are_left_out() {
+        let (mut taker, mut gathered) = taker(1_000);
+        for offset in [3, 5, 6, 900, 901] {
+            take(&mut taker, offset, 1);
+        }
+        assert_eq!(gathered.try_recv(), Ok(()));
+        assert_eq!((taker.part.first, taker.part.next), (3, 7));
+        assert_eq!(taker.part.messages.len(), 3);
     }
 
     /// Whatever was asked for, what is on its way behind the end is little.

@@ -24,7 +24,7 @@ use crate::{
 /// The consumer's argument that says where it begins.
 const OFFSET: &str = OFFSET_HEADER;
 /// Offsets have holes of one: what is further on may have been overtaken by what was not kept.
-const HOLE: u64 = 2;
+pub(super) const HOLE: u64 = 2;
 
 /// Hands over a journal's messages.
 pub(in crate::broker::amqp::feed) struct Journaled {
