@@ -48,9 +48,9 @@ pub struct History {
     pub next: Option<Cursor>,
     /// Whether there was more to look at.
     pub has_more: bool,
-    /// Messages that are missing, for they are larger than this node reads.
+    /// Messages before `next` that are missing, for they are larger than this node reads.
     pub left_out: usize,
-    /// Their offsets.
+    /// The offsets of such messages, also behind it: those are of the next page.
     left_out_at: Vec<u64>,
 }
 
@@ -108,10 +108,7 @@ impl History {
                 offer = mailbox.offer(subscription, &stored.message);
             }
             if offer != Offer::Taken {
-                // Those that come later are of the next page.
-                let is_passed =
-                    |offset: &&u64| given.next.is_some_and(|next| **offset < next.offset);
-                given.left_out = self.left_out_at.iter().filter(is_passed).count();
+                given.left_out = self.left_out_before(given.next);
                 return given;
             }
             given.messages = given.messages.saturating_add(1);
@@ -125,6 +122,11 @@ impl History {
             left_out: self.left_out,
         }
     }
+
+    fn left_out_before(&self, next: Option<Cursor>) -> usize {
+        let is_passed = |offset: &&u64| next.is_some_and(|next| **offset < next.offset);
+        self.left_out_at.iter().filter(is_passed).count()
+    }
 }
 
 impl Feed {
@@ -133,6 +135,13 @@ impl Feed {
         self: &Arc<Self>,
         ask: &HistoryAsk<'_>,
     ) -> Result<History, ResumeError> {
+        let mut page = self.page(ask).await?;
+        page.left_out = page.left_out_before(page.next);
+        Ok(page)
+    }
+
+    /// The same, before it is counted what is left out.
+    async fn page(self: &Arc<Self>, ask: &HistoryAsk<'_>) -> Result<History, ResumeError> {
         let Some(journal) = self.journal() else {
             return Err(ResumeError::NoJournal);
         };
@@ -198,7 +207,6 @@ impl Feed {
                 }
                 if stored.is_left_out {
                     if is_wanted {
-                        page.left_out = page.left_out.saturating_add(1);
                         page.left_out_at.push(stored.offset);
                     }
                     continue;

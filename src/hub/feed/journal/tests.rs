@@ -879,6 +879,30 @@ async fn what_was_read_here_is_found_by_this_node_s_clock() {
     assert_eq!(scene.fake.stream.lock().parts, parts);
 }
 
+/// Of a message that is left out no cursor is made, so the next page looks at it again.
+#[tokio::test(start_paused = true)]
+async fn what_is_left_out_counts_on_one_page() {
+    let scene = scene(10);
+    scene.with(0..1).await;
+    scene.fake.leave_out("k");
+    let mut since = Since::First;
+    let mut counts = Vec::new();
+    for number in 1..7 {
+        let ask = HistoryAsk {
+            pattern: "k",
+            since,
+            limit: 10,
+        };
+        let page = scene.hub.history("feed", &ask).await.unwrap();
+        counts.push((page.messages.len(), page.left_out));
+        since = Since::After(page.next.unwrap());
+        if number == 3 {
+            scene.with(number..number + 1).await;
+        }
+    }
+    assert_eq!(counts, [(1, 0), (0, 0), (0, 0), (1, 1), (0, 0), (0, 0)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn history_comes_page_by_page() {
     for in_memory in [10, 10_000] {
