@@ -107,7 +107,7 @@ use self::{
     write::{Writer, is_congested},
 };
 use crate::{
-    node::{Guard, LoggedIn as _, Services},
+    node::{Guard, LoggedIn as _, RecheckPlace, Services},
     telemetry,
 };
 
@@ -455,7 +455,7 @@ impl<L: Link> Connection<L> {
         self.context.set_identity(identity);
         if self.context.services.registry.rechecks() != rechecks {
             // One has begun since the hook was asked, and found no session here.
-            tokio::spawn(Arc::clone(&self.context).recheck());
+            tokio::spawn(Arc::clone(&self.context).recheck(RecheckPlace::alone()));
         }
         telemetry::connection_opened(&self.context.info());
         self.context.tell_connected();
