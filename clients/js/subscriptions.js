@@ -30,6 +30,7 @@ export class Subscriptions {
     const owner = login && `${login} ${destination}`;
     const owners = owner && (host ? [`${host} ${owner}`, owner] : [owner]); // the second as older versions named it
     const progress = resume ? new Progress(resume, headers, owners, (problem) => this.#call(onProblem, problem)) : undefined;
+    if (headers.id === undefined && isNamedById(destination, headers)) throw new TypeError('a durable subscription needs a header id, another one on each device');
     const callbacks = { onMessage, onLive, onResumed, onGap, onProblem };
     const subscription = { id, destination, headers, delta, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };
     this.#all.set(id, subscription);
@@ -287,6 +288,11 @@ export class Subscriptions {
     this.#all.delete(subscription.id);
     subscription.ready.reject(problem);
   }
+}
+
+/** The queue is named by user, destination and `id`, which all devices would count from `sub-1`. */
+function isNamedById(destination, headers) {
+  return headers.durable === 'true' && headers['x-queue-name'] === undefined && /^\/(exchange|topic)\//.test(destination);
 }
 
 /** A promise that somebody else settles. Not every application waits for it: its callbacks tell, too. */

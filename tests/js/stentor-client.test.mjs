@@ -439,6 +439,16 @@ async function durable(context, onMessage) {
 const BACK = 'SUBSCRIBE phone true';
 const LEFT = 'UNSUBSCRIBE phone true';
 
+test('a durable subscription has an id of its own: its queue is named by it, and all devices count from sub-1', async (context) => {
+  const { client } = made(context);
+  const headers = { durable: 'true', 'auto-delete': 'false' };
+  for (const destination of ['/exchange/feed/k', '/topic/news']) {
+    await assert.rejects(Promise.race([client.subscribe(destination, () => {}, { headers }), settled()]), { name: 'TypeError', message: /id/ });
+  }
+  const named = [['/topic/news', { ...headers, id: 'phone' }], ['/topic/old', { ...headers, 'x-queue-name': 'mine' }], ['/queue/work', headers]];
+  for (const [destination, more] of named) await Promise.race([client.subscribe(destination, () => {}, { headers: more }), settled()]);
+});
+
 test('a durable subscription that is given up while there is no connection is left at the next one', async (context) => {
   const { client, socket, leave, unsubscribe, outcome, frames } = await durable(context, () => assert.fail('given up'));
   socket.end();
