@@ -21,6 +21,8 @@ export class Connection {
   isOpen = false;
   /** The time since when all subscriptions are answered. */
   levelAt;
+  /** Resolves when all that was asked for is answered. */
+  answers;
 
   /**
    * `open(protocols)` makes the WebSocket, and may throw. `events`: `open(frame)`; `message(id, message)`;

@@ -146,7 +146,8 @@ export class Subscriptions {
       if (this.#isHere(next) || this.#isParting(next)) answers.push(this.#ask(connection, next));
     }
     connection.isAsking = false;
-    await Promise.all(answers);
+    connection.answers = Promise.all([connection.answers, ...answers]); // also those to what was asked before
+    await connection.answers;
     connection.levelAt ??= Date.now();
   }
 

@@ -626,6 +626,19 @@ test('without advice the pauses grow, until a session was steady', async (contex
   assert.equal(delay(), 1_000);
 });
 
+test('a session in which a subscription got no answer is no success, though a later one got its', async (context) => {
+  const { client, socket, states } = await connected(context, { random: 1 });
+  await subscribed(client, FEED);
+  socket.end();
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  await subscribed(client, '/exchange/feed/another'); // FEED's SUBSCRIBE waits still
+  await pass(context, 20_000);
+  FakeSocket.last.end();
+  assert.equal(states.at(-1)[1].delay, 2_000);
+});
+
 test('a permanent refusal ends it, with the reason; the application may begin anew', async (context) => {
   const { client, socket, states, names } = await connected(context);
   await subscribed(client, FEED);
