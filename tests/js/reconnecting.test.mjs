@@ -234,3 +234,31 @@ test('a client that is deactivated asks for no further token', async (context) =
   await sleep(50);
   assert.equal(asked, 2);
 });
+
+test('docs/catching-up.md: a gap whose RECEIPT is lost is told at the next connection', () => {
+  const [source] = readFileSync(path('docs/catching-up.md'), 'utf8').match(/\nlet cursor; [^]*?\n};\n/);
+  const asked = [];
+  const rendered = [];
+  let loads = 0;
+  let take;
+  let confirm;
+  const client = {
+    subscribe: (destination, show, headers) => { take = (body, cursor) => show({ body, headers: { cursor } }); asked.push(headers['resume-after']); },
+    watchForReceipt: (receipt, done) => { confirm = (headers) => done({ headers }); },
+  };
+  new Function('client', 'render', 'loadTheStateAnew', source)(client, (body) => rendered.push(body), () => { loads += 1; });
+  client.onConnect();
+  confirm({ cursor: 'c0' });
+  client.onConnect();
+  take('1', 'c1');
+  confirm({ resume: 'exact' });
+  take('2', 'c2');
+  client.onConnect();
+  take('9', 'c9'); // 3 to 8 are not kept any more, but the connection is lost before that is said
+  client.onConnect();
+  assert.deepEqual(asked, [undefined, 'c0', 'c2', 'c2']);
+  take('9', 'c9');
+  confirm({ resume: 'gap' });
+  client.onConnect();
+  assert.deepEqual([asked.at(-1), loads, rendered[2]], ['c9', 1, '9']);
+});
