@@ -1,7 +1,7 @@
 //! Messages that came for a key whose last subscriber here had just left: they are handed on for
 //! those who are away, to the exchange that gets what nobody is subscribed to.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{
@@ -32,6 +32,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 /// A message that its exchange routed here in vain.
 struct Vain {
     exchange: Arc<str>,
+    /// One of its keys.
+    key: Box<str>,
     message: Arc<Message>,
     /// The broker may have it already.
     is_again: bool,
@@ -58,8 +60,17 @@ impl Unheard {
 
     /// Does not wait.
     pub(super) fn push(&self, exchange: &Arc<str>, message: &Arc<Message>) {
+        // It came for any of its keys: it is handed on by each, as if it had been published so.
+        let keys = std::iter::once(&message.routing_key).chain(&message.cc);
+        for key in keys.collect::<BTreeSet<_>>() {
+            self.push_by(key, exchange, message);
+        }
+    }
+
+    fn push_by(&self, key: &str, exchange: &Arc<str>, message: &Arc<Message>) {
         let vain = Vain {
             exchange: Arc::clone(exchange),
+            key: key.into(),
             message: Arc::clone(message),
             is_again: false,
         };
@@ -145,7 +156,7 @@ impl Vain {
         }
         Publish {
             exchange: offline_of(&self.exchange).into(),
-            routing_key: self.message.routing_key.clone(),
+            routing_key: self.key.clone(),
             properties,
             body: self.message.body.clone(),
             mandatory: true,

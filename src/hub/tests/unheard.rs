@@ -44,6 +44,26 @@ impl HandingOn {
     }
 }
 
+/// Which of them it came for, nobody can tell.
+#[tokio::test(start_paused = true)]
+async fn a_message_with_several_keys_is_handed_on_by_each() {
+    let on = HandingOn::start();
+    let message = Message::new(
+        "feed".into(),
+        "user_alice".into(),
+        Properties::default(),
+        "x".into(),
+    );
+    let cc = ["user_bob", "user_alice"].map(Box::from);
+    let message = Arc::new(message.with_cc(cc.into()));
+    on.unheard.push(&"feed".into(), &message);
+    on.unheard.flush(Instant::now() + LONG).await;
+    let published = on.fake.published();
+    let keys = published.iter().map(|publish| &*publish.routing_key);
+    assert_eq!(keys.collect::<Vec<_>>(), ["user_alice", "user_bob"]);
+    assert!(published.iter().all(|publish| publish.body == "x"));
+}
+
 fn lost() -> Result<(), BrokerError> {
     Err(BrokerError::Unavailable("the link was cut".into()))
 }
