@@ -133,10 +133,11 @@ impl OfflineFeeds {
         is_meant.then_some(self.after)
     }
 
-    /// Whether some exchange of the virtual host is meant.
+    /// The exchanges of the virtual host that are meant; `None`: there are none.
     #[must_use]
-    pub fn has_any(&self, vhost: &str) -> bool {
-        *self.vhost == *vhost && !self.sources.is_empty()
+    pub fn sources(&self, vhost: &str) -> Option<&BTreeSet<String>> {
+        let is_meant = *self.vhost == *vhost && !self.sources.is_empty();
+        is_meant.then_some(&self.sources)
     }
 }
 
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(feeds.patience("app", "feed"), Some(config.after));
         assert_eq!(feeds.patience("/", "feed"), None);
         assert_eq!(feeds.patience("app", "news"), None);
-        assert!(feeds.has_any("app") && !feeds.has_any("/"));
+        assert!(feeds.sources("app").is_some() && feeds.sources("/").is_none());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::time::Instant;
@@ -81,24 +81,29 @@ pub struct Hub {
 /// What feeds need whose messages are handed on for those who are away.
 struct Away {
     offline: OfflineFeeds,
-    unheard: Arc<Unheard>,
+    /// By source.
+    unheard: HashMap<Box<str>, Arc<Unheard>>,
     /// A key that lingered would keep its messages from those who hand them on.
     linger: Arc<Linger>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Away {
     fn start(config: &FeedConfig, vhost: &str, host: &Arc<dyn VirtualHost>) -> Option<Self> {
-        if !config.offline.has_any(vhost) {
-            return None;
-        }
-        let (unheard, handing_on) = Unheard::start(Arc::clone(host));
+        let sources = config.offline.sources(vhost)?;
         let (linger, unbinding) = Linger::start(Duration::ZERO);
+        let mut tasks = vec![unbinding];
+        let mut unheard = HashMap::new();
+        for source in sources {
+            let (of_source, handing_on) = Unheard::start(source, Arc::clone(host));
+            unheard.insert(source.as_str().into(), of_source);
+            tasks.push(handing_on);
+        }
         Some(Self {
             offline: config.offline.clone(),
             unheard,
             linger,
-            _tasks: [handing_on, unbinding],
+            _tasks: tasks,
         })
     }
 }
@@ -420,7 +425,7 @@ impl Hub {
                 host: Arc::clone(&self.host),
                 linger: Arc::clone(linger),
                 rouser: Arc::clone(&self.rouser),
-                unheard: away.map(|away| Arc::clone(&away.unheard)),
+                unheard: away.and_then(|away| away.unheard.get(exchange).cloned()),
             };
             let journal = has_journal.then(|| {
                 let config = &self.feeds.journal;
@@ -464,7 +469,7 @@ impl Hub {
         while Instant::now() < until && !feeds.iter().all(|feed| feed.is_unused()) {
             tokio::time::sleep(PAUSE).await;
         }
-        away.unheard.flush(until).await;
+        join_all(away.unheard.values().map(|unheard| unheard.flush(until))).await;
     }
 
     async fn exchange_kind(&self, exchange: &str) -> Result<ExchangeKind, BrokerError> {

@@ -20,8 +20,9 @@ use crate::{
     telemetry,
 };
 
-/// Messages that wait to be handed on; beyond, they are lost, and counted.
+/// Messages of one source that wait to be handed on, and their bytes; beyond, they are lost, and counted.
 const MAX_WAITING: usize = 10_000;
+const MAX_BYTES: usize = 32 << 20;
 /// Those that are published before the broker's word on them is awaited.
 const BATCH: usize = 64;
 /// How often one is tried, and the pauses in between, at first and at most: a minute or so in all. By
@@ -39,74 +40,87 @@ struct Vain {
     is_again: bool,
 }
 
-/// Takes them.
+/// Takes those of one source: while its messages are refused, those of others are handed on.
 pub(super) struct Unheard {
-    sender: mpsc::Sender<Vain>,
-    /// How many wait, or are on their way.
-    waiting: watch::Sender<usize>,
+    source: Arc<str>,
+    sender: mpsc::UnboundedSender<Vain>,
+    /// What waits, or is on its way.
+    waiting: watch::Sender<Waiting>,
+}
+
+/// So many messages, and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    messages: usize,
+    bytes: usize,
 }
 
 impl Unheard {
     /// Hands them on for as long as the handle lives.
-    pub(super) fn start(host: Arc<dyn VirtualHost>) -> (Arc<Self>, AbortOnDropHandle<()>) {
-        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+    pub(super) fn start(
+        source: &str,
+        host: Arc<dyn VirtualHost>,
+    ) -> (Arc<Self>, AbortOnDropHandle<()>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
         let unheard = Arc::new(Self {
+            source: source.into(),
             sender,
-            waiting: watch::Sender::new(0),
+            waiting: watch::Sender::new(Waiting::default()),
         });
         let running = background::spawn(hand_on(host, receiver, unheard.waiting.clone()));
         (unheard, AbortOnDropHandle::new(running))
     }
 
     /// Does not wait.
-    pub(super) fn push(&self, exchange: &Arc<str>, message: &Arc<Message>) {
+    pub(super) fn push(&self, message: &Arc<Message>) {
         // It came for any of its keys: it is handed on by each, as if it had been published so.
         let keys = std::iter::once(&message.routing_key).chain(&message.cc);
         for key in keys.collect::<BTreeSet<_>>() {
-            self.push_by(key, exchange, message);
+            self.push_by(key, message);
         }
     }
 
-    fn push_by(&self, key: &str, exchange: &Arc<str>, message: &Arc<Message>) {
+    fn push_by(&self, key: &str, message: &Arc<Message>) {
         let vain = Vain {
-            exchange: Arc::clone(exchange),
+            exchange: Arc::clone(&self.source),
             key: key.into(),
             message: Arc::clone(message),
             is_again: false,
         };
-        self.waiting
-            .send_modify(|count| *count = count.saturating_add(1));
-        if self.sender.try_send(vain).is_err() {
-            self.waiting
-                .send_modify(|count| *count = count.saturating_sub(1));
-            telemetry::offline_lost(exchange, "too many are to be handed on");
+        let weight = message.weight();
+        let has_room = self
+            .waiting
+            .send_if_modified(|waiting| waiting.add_if_room(weight));
+        // It has no receiver any more only when the hub is gone.
+        if !has_room || self.sender.send(vain).is_err() {
+            telemetry::offline_lost(&self.source, "too many are to be handed on");
         }
     }
 
     /// Done when none waits. What is left then is lost with the feeds, and counted.
     pub(super) async fn flush(&self, until: Instant) {
         let mut waiting = self.waiting.subscribe();
-        let flushing = timeout_at(until, waiting.wait_for(|count| *count == 0));
+        let flushing = timeout_at(until, waiting.wait_for(|waiting| waiting.messages == 0));
         if flushing.await.is_err() {
-            telemetry::offline_left(*self.waiting.borrow());
+            telemetry::offline_left(self.waiting.borrow().messages);
         }
     }
 }
 
 async fn hand_on(
     host: Arc<dyn VirtualHost>,
-    mut receiver: mpsc::Receiver<Vain>,
-    waiting: watch::Sender<usize>,
+    mut receiver: mpsc::UnboundedReceiver<Vain>,
+    waiting: watch::Sender<Waiting>,
 ) {
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let mut backoff = Backoff::new(PAUSES);
         // Those behind wait meanwhile, so that messages of a key stay in order.
         for attempt in 1..=ATTEMPTS {
-            let count = batch.len();
+            let before = Waiting::of(&batch);
             batch = publish_all(&*host, batch, attempt < ATTEMPTS).await;
-            let done = count.saturating_sub(batch.len());
-            waiting.send_modify(|waiting| *waiting = waiting.saturating_sub(done));
+            let left = Waiting::of(&batch);
+            waiting.send_modify(|waiting| waiting.shrink(before, left));
             if batch.is_empty() {
                 break;
             }
@@ -144,6 +158,36 @@ async fn publish_all(host: &dyn VirtualHost, batch: Vec<Vain>, may_be: bool) -> 
     join_all(confirms).await.into_iter().flatten().collect()
 }
 
+impl Waiting {
+    fn of(batch: &[Vain]) -> Self {
+        let bytes = batch.iter().map(|vain| vain.message.weight());
+        Self {
+            messages: batch.len(),
+            bytes: bytes.fold(0, usize::saturating_add),
+        }
+    }
+
+    /// One more, if there is room: one that is larger than all room waits alone. Whether there is.
+    fn add_if_room(&mut self, weight: usize) -> bool {
+        let bytes = self.bytes.saturating_add(weight);
+        if self.messages >= MAX_WAITING || (self.messages > 0 && bytes > MAX_BYTES) {
+            return false;
+        }
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = bytes;
+        true
+    }
+
+    /// What was in hand is less now.
+    fn shrink(&mut self, before: Self, left: Self) {
+        let less = |all: usize, before: usize, left: usize| {
+            all.saturating_sub(before.saturating_sub(left))
+        };
+        self.messages = less(self.messages, before.messages, left.messages);
+        self.bytes = less(self.bytes, before.bytes, left.bytes);
+    }
+}
+
 impl Vain {
     fn publish(&self) -> Publish {
         let mut properties = self.message.properties.clone();
@@ -163,6 +207,26 @@ impl Vain {
             // Messages of a key stay in order.
             lane: LANE_OF_UNHEARD,
             slow: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_by_number_and_by_bytes() {
+        for (weight, room) in [(0, MAX_WAITING), (1 << 20, 32), (MAX_BYTES * 2, 1)] {
+            let mut waiting = Waiting::default();
+            let taken = (0..MAX_WAITING * 2).filter(|_| waiting.add_if_room(weight));
+            assert_eq!(taken.count(), room, "{weight}");
+            let one = Waiting {
+                messages: 1,
+                bytes: weight,
+            };
+            waiting.shrink(one, Waiting::default());
+            assert!(waiting.add_if_room(weight), "{weight}");
         }
     }
 }

@@ -579,7 +579,7 @@ impl Feed {
         if subscriptions == 0
             && let Some(unheard) = &self.unheard
         {
-            unheard.push(&self.id.exchange, message);
+            unheard.push(message);
         }
         if subscriptions > FEW {
             self.rouser.rouse(sleepers);

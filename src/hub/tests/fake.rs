@@ -44,6 +44,8 @@ struct State {
     bound: BTreeSet<(Arc<str>, u16, String)>,
     kinds: HashMap<String, ExchangeKind>,
     published: Vec<Publish>,
+    /// An exchange that is not there, for what is published.
+    missing: Option<String>,
     /// The answers to the next messages; then all are confirmed.
     confirms: VecDeque<Answer>,
 }
@@ -139,6 +141,11 @@ impl Fake {
     /// Sets the answers to the next messages.
     pub(super) fn confirm_by(&self, answers: impl IntoIterator<Item = Answer>) {
         self.state.lock().confirms = answers.into_iter().collect();
+    }
+
+    /// From now on that exchange takes no messages.
+    pub(super) fn miss(&self, exchange: &str) {
+        self.state.lock().missing = Some(exchange.to_owned());
     }
 
     /// The messages that the hub has published since the last time.
@@ -339,7 +346,12 @@ impl VirtualHost for Fake {
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
         let mut state = self.state.lock();
+        let is_missing = state.missing.as_deref() == Some(&*publish.exchange);
         state.published.push(publish);
+        if is_missing {
+            let error = BrokerError::NotFound("gone".into());
+            return std::future::ready(Err(error)).boxed();
+        }
         let answer = state.confirms.pop_front().unwrap_or(Ok(()));
         std::future::ready(Ok(std::future::ready(answer).boxed())).boxed()
     }

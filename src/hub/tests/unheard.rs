@@ -4,7 +4,10 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::hub::unheard::Unheard;
+use crate::{
+    broker::{OfflineConfig, offline_of},
+    hub::unheard::Unheard,
+};
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -17,7 +20,7 @@ struct HandingOn {
 impl HandingOn {
     fn start() -> Self {
         let fake = Fake::new(&[]);
-        let (unheard, running) = Unheard::start(Arc::clone(&fake) as _);
+        let (unheard, running) = Unheard::start("feed", Arc::clone(&fake) as _);
         Self {
             fake,
             unheard,
@@ -30,7 +33,7 @@ impl HandingOn {
         for body in bodies {
             let (exchange, key, body) = ("feed".into(), "user_a".into(), (*body).into());
             let message = Message::new(exchange, key, Properties::default(), body);
-            self.unheard.push(&"feed".into(), &Arc::new(message));
+            self.unheard.push(&Arc::new(message));
         }
         self.unheard.flush(Instant::now() + LONG).await;
         let published = self.fake.published().into_iter();
@@ -54,9 +57,8 @@ async fn a_message_with_several_keys_is_handed_on_by_each() {
         Properties::default(),
         "x".into(),
     );
-    let cc = ["user_bob", "user_alice"].map(Box::from);
-    let message = Arc::new(message.with_cc(cc.into()));
-    on.unheard.push(&"feed".into(), &message);
+    let message = Arc::new(message.with_cc(vec!["user_bob".into(), "user_alice".into()]));
+    on.unheard.push(&message);
     on.unheard.flush(Instant::now() + LONG).await;
     let published = on.fake.published();
     let keys = published.iter().map(|publish| &*publish.routing_key);
@@ -89,4 +91,42 @@ async fn nothing_is_tried_for_ever_or_in_vain() {
     let too_large = BrokerError::PreconditionFailed("it is too large".into());
     on.fake.confirm_by([Err(too_large)]);
     assert_eq!(on.published(&["2", "3"]).await, ["2", "3"]);
+}
+
+/// Its messages are tried again for a minute.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_leads_nowhere_holds_up_no_other() {
+    let sources = ["direct", "topic"];
+    let offline = OfflineConfig {
+        sources: sources.map(String::from).into(),
+        ..OfflineConfig::default()
+    };
+    let scene = scene_with(&FeedConfig {
+        offline: offline.feeds("/"),
+        ..config()
+    });
+    for source in sources {
+        drop(scene.subscribed(source, "user_a").await);
+    }
+    settle().await;
+    scene.fake.miss(&offline_of("direct"));
+    let feeds: Vec<_> = scene.hub.feeds.open.read().keys().cloned().collect();
+    for source in sources {
+        let feed = feeds.iter().find(|feed| *feed.exchange == *source).unwrap();
+        let (exchange, key, body) = (source.into(), "user_a".into(), "x".into());
+        let message = Message::new(exchange, key, Properties::default(), body);
+        scene.fake.sink().deliver(feed, message);
+        settle().await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    let published = scene.fake.published();
+    let of = |source: &str| {
+        let offline = offline_of(source);
+        let of_it = published
+            .iter()
+            .filter(|publish| *publish.exchange == *offline);
+        of_it.count()
+    };
+    assert!(of("direct") > 1, "it is tried again");
+    assert_eq!(of("topic"), 1);
 }
