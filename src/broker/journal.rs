@@ -23,6 +23,8 @@ pub const CURSOR_HEADER: &str = "cursor";
 const MAX_NAME: usize = 255 - STREAMS.len();
 /// A stream keeps its last segment, whatever its age.
 const MIN_SEGMENT: usize = 64 << 10;
+/// RabbitMQ refuses to declare a stream with larger ones.
+const MAX_SEGMENT: usize = 3_000_000_000;
 const MIN_MEMORY: usize = 1 << 10;
 
 /// `[journal]`: exchanges whose messages are kept for a while, so that clients can catch up.
@@ -92,6 +94,16 @@ impl JournalConfig {
                 "segment",
                 format!(
                     "is {} bytes; each is a file, and under 64 KiB there would be too many of them",
+                    self.segment
+                ),
+            ));
+        }
+        if self.segment > MAX_SEGMENT {
+            return Err((
+                "segment",
+                format!(
+                    "is {} bytes, and RabbitMQ takes no more than {MAX_SEGMENT}; write \"2GiB\" or \
+                     less",
                     self.segment
                 ),
             ));
@@ -409,6 +421,12 @@ mod tests {
             ..config()
         };
         assert_eq!(named("feed").check(), Ok(()));
+        let largest = JournalConfig {
+            segment: 3_000_000_000,
+            max_bytes: 3_000_000_000,
+            ..config()
+        };
+        assert_eq!(largest.check(), Ok(()));
         for (wrong, key) in [
             (named(""), "exchanges"),
             (named(&"x".repeat(240)), "exchanges"),
@@ -422,6 +440,14 @@ mod tests {
             (
                 JournalConfig {
                     segment: 1,
+                    ..config()
+                },
+                "segment",
+            ),
+            (
+                JournalConfig {
+                    segment: 3_000_000_001,
+                    max_bytes: 4_000_000_000,
                     ..config()
                 },
                 "segment",
