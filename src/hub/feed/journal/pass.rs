@@ -29,6 +29,19 @@ pub(super) struct Joiner {
     pub(super) is_strict: bool,
     /// One was.
     pub(super) left_out: Arc<AtomicBool>,
+    /// Whether a reading came to it.
+    pub(super) turn: Turn,
+}
+
+/// How it is with a subscription that waits for a reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It has not had one.
+    Waits,
+    /// It had one that began with others, and ended before it came to this one.
+    Overdue,
+    /// Something of what it needs was read.
+    Reached,
 }
 
 /// How a reading ended for one of them.
@@ -119,6 +132,7 @@ impl Pass {
             if joiner.position > stored.offset || joiner.is_stalled {
                 continue;
             }
+            joiner.turn = Turn::Reached;
             let Subscriber {
                 mailbox,
                 subscription,
@@ -156,8 +170,9 @@ impl Pass {
             if let Some(joiner) = slot {
                 if joiner.done.is_closed() {
                     *slot = None;
-                } else if !joiner.is_stalled {
-                    joiner.position = joiner.position.max(position);
+                } else if !joiner.is_stalled && joiner.position < position {
+                    joiner.position = position;
+                    joiner.turn = Turn::Reached;
                 }
             }
         }
@@ -191,6 +206,15 @@ impl Pass {
                 joiner.leave(Left::Full);
             }
         }
+    }
+
+    /// Those to which the reading did not come: they wait on.
+    pub(super) fn unreached(&mut self) -> Vec<Joiner> {
+        let is_unreached = |joiner: &mut Joiner| joiner.turn != Turn::Reached;
+        let slots = self.joiners.iter_mut();
+        slots
+            .filter_map(|slot| slot.take_if(is_unreached))
+            .collect()
     }
 
     /// Those leave that need something before that position.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Journal, Line,
-    pass::{Joiner, Left, Pass},
+    pass::{Joiner, Left, Pass, Turn},
     resume::{Gap, gap_problem},
     ring::Recent,
 };
@@ -38,8 +38,8 @@ const PART: usize = 2_000;
 const PARTS: usize = 10;
 /// Clients that are further on than this have another reading.
 const WINDOW: u64 = 50_000;
-/// A reading begins so far, at most, before the client that waits longest: so it comes to it in any
-/// case.
+/// A reading begins so far, at most, before the client that waits longest: so it comes to it, unless
+/// messages are large. Then the next one begins with that client.
 const BEFORE: u64 = (PART * PARTS / 2) as u64;
 /// How long a reading waits, at each part, for clients that have to read first: if it has no others,
 /// and if it has.
@@ -178,6 +178,7 @@ impl Feed {
             let are_others_waiting = || !journal.far.lock().waiting.is_empty();
             give_part(&mut pass, &part, are_others_waiting).await;
         }
+        journal.far.lock().put_back(pass.unreached());
         pass.dismiss_before(u64::MAX);
     }
 
@@ -289,14 +290,18 @@ impl Line {
     /// Whoever waits longest, and all who are near; if nobody waits, the reading is over. With
     /// [`u64::MAX`], all.
     fn take(&mut self, window: u64) -> Option<Vec<Joiner>> {
-        let Some(first) = self.waiting.first().map(|joiner| joiner.position) else {
+        let Some(first) = self.waiting.first() else {
             self.running = self.running.saturating_sub(1);
             return None;
         };
+        let (first, is_overdue) = (first.position, first.turn == Turn::Overdue);
         if window == u64::MAX {
             return Some(std::mem::take(&mut self.waiting));
         }
-        let least = first.saturating_sub(BEFORE);
+        let least = match is_overdue {
+            true => first,
+            false => first.saturating_sub(BEFORE),
+        };
         let positions = self.waiting.iter().map(|joiner| joiner.position);
         let start = positions.filter(|position| *position >= least).min();
         let start = start.unwrap_or(first);
@@ -305,6 +310,15 @@ impl Line {
             .waiting
             .extract_if(.., |joiner| range.contains(&joiner.position));
         Some(taken.collect())
+    }
+
+    /// Those to which a reading did not come keep their places.
+    fn put_back(&mut self, mut joiners: Vec<Joiner>) {
+        for joiner in &mut joiners {
+            joiner.turn = Turn::Overdue;
+        }
+        joiners.append(&mut self.waiting);
+        self.waiting = joiners;
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Journal, Record,
-    pass::{Joiner, Left, Outcome},
+    pass::{Joiner, Left, Outcome, Turn},
 };
 use crate::{
     background,
@@ -321,6 +321,7 @@ impl Feed {
                 is_stalled: false,
                 is_strict,
                 left_out: Arc::clone(&left_out),
+                turn: Turn::Waits,
             };
             self.join(&journal, joiner, is_recent);
             match outcome.await {

@@ -37,6 +37,8 @@ struct Stream {
     markers: u64,
     /// So many parts were read.
     parts: usize,
+    /// So many offsets are in one, at most, as if each were large.
+    most: Option<usize>,
     refusal: Option<BrokerError>,
 }
 
@@ -200,8 +202,9 @@ impl VirtualHost for Fake {
             let first = from.max(stream.first);
             assert!(first < stream.next(), "nothing is there");
             let until = ask.until.saturating_add(1).max(first + 1);
+            let most = ask.most.min(stream.most.unwrap_or(usize::MAX));
             let next = until
-                .min(first.saturating_add(ask.most as u64))
+                .min(first.saturating_add(most as u64))
                 .min(stream.next());
             let start = stream.messages.partition_point(|one| one.offset < first);
             let messages = stream.messages[start..].iter();
@@ -256,6 +259,11 @@ struct Scene {
 
 /// So many of the scenes' messages are in memory.
 fn scene(in_memory: usize) -> Scene {
+    scene_of(in_memory, JournalConfig::default().replays)
+}
+
+/// The same, with so many readings at a time.
+fn scene_of(in_memory: usize, replays: u16) -> Scene {
     let fake = Arc::<Fake>::default();
     let message = Message::new(
         "feed".into(),
@@ -271,6 +279,7 @@ fn scene(in_memory: usize) -> Scene {
     let config = JournalConfig {
         exchanges: ["feed".to_owned()].into(),
         memory: ring::weight(&one) * in_memory,
+        replays,
         ..JournalConfig::default()
     };
     let feeds = FeedConfig {
@@ -629,6 +638,39 @@ async fn who_wants_everything_keeps_no_others_waiting() {
     // One turn of another, and its own.
     assert!(took < 15 * READING, "{took:?}");
     for outcome in all {
+        assert_eq!(outcome.unwrap().1.gap, None);
+    }
+}
+
+/// Of large messages a reading has fewer, so one that begins with another may not come to the client
+/// that waits longest: that one is not kept waiting twice.
+#[tokio::test(start_paused = true)]
+async fn who_waits_longest_is_passed_over_once() {
+    let scene = scene_of(10, 1);
+    let cursors = scene.with(0..21_000).await;
+    scene.fake.stream.lock().most = Some(100);
+    let [greedy, other, modest] = [(); 3].map(|()| client(1_000_000));
+    let first = Resume {
+        since: Since::First,
+        on_gap: OnGap::Fail,
+    };
+    let all = scene.resume(&greedy, &first);
+    let longest = async {
+        sleep(3 * READING).await;
+        let begun = Instant::now();
+        let resume = after(cursors[20_500]);
+        let (_guard, resumed) = scene.resume(&modest, &resume).await.unwrap();
+        (resumed, begun.elapsed())
+    };
+    let before = async {
+        sleep(5 * READING).await;
+        scene.resume(&other, &after(cursors[12_000])).await
+    };
+    let (all, (resumed, took), before) = tokio::join!(all, longest, before);
+    assert_eq!(told(resumed), exact(499));
+    // The first one's turn, the turn that passes it over, and its own.
+    assert!(took < 30 * READING, "{took:?}");
+    for outcome in [all, before] {
         assert_eq!(outcome.unwrap().1.gap, None);
     }
 }
