@@ -23,7 +23,7 @@ use crate::{
 
 /// The consumer's argument that says where it begins.
 const OFFSET: &str = OFFSET_HEADER;
-/// Offsets have holes of one: what is further on may have been overtaken by what was not kept.
+/// Offsets have holes of one. Where more are left out, messages may not have been kept.
 pub(super) const HOLE: u64 = 2;
 
 /// Hands over a journal's messages.
