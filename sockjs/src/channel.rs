@@ -40,7 +40,9 @@ pub trait Channel: Send + Unpin + 'static {
     /// transport of texts, bytes that are not UTF-8 become U+FFFD.
     fn send(&mut self, message: Payload<'_>);
 
-    /// About how many bytes were taken and are not written yet; 0 only if there are none.
+    /// About how many bytes were taken and are not written yet; 0 only if there are none. They do not
+    /// become fewer because the client is gone: then they stay, and
+    /// [`poll_flush`](Channel::poll_flush) fails.
     fn pending(&self) -> usize;
 
     /// Whether bytes that are no longer [`pending`](Channel::pending) were written since the last

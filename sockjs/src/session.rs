@@ -1074,6 +1074,20 @@ mod tests {
         assert!(has_ended(&mut session).await);
     }
 
+    /// It is not written, and never will be.
+    #[tokio::test(start_paused = true)]
+    async fn what_no_request_took_stays_pending() {
+        let (shared, mut session) = open(10);
+        let receiver = shared.receive().unwrap();
+        session.send(Payload::text("x"));
+        assert_eq!(session.pending(), 3);
+        drop(receiver);
+        assert_eq!(session.pending(), 3);
+        let flushed = poll_fn(|context| session.poll_flush(context)).await;
+        assert!(flushed.is_err(), "{flushed:?}");
+        assert_eq!(session.pending(), 3);
+    }
+
     /// Its frame was taken, and is lost.
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_not_written_ends_the_session() {

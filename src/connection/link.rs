@@ -80,7 +80,9 @@ pub trait Link: Send + Unpin + 'static {
         false
     }
 
-    /// About how many bytes were taken and are not written yet; 0 only if all are written.
+    /// About how many bytes were taken and are not written yet; 0 only if all are written. When the
+    /// client is gone, those that it was not sent stay: messages are acknowledged at the broker by
+    /// this.
     fn pending(&self) -> usize;
 
     /// True if bytes that are no longer pending were written since the last call: those of an answer

@@ -21,7 +21,8 @@ pub(crate) struct SessionState {
     receiving: Receiving,
     /// Requests that have received until now: the number of the last one.
     receivers: u32,
-    /// Messages for the client, as JSON, with commas between them.
+    /// Messages for the client, as JSON, with commas between them. Those that a client had not taken
+    /// when it went stay for as long as the application does: it must not take them for written.
     out: String,
     /// Messages of the client, which the application has not received.
     inbox: VecDeque<Bytes>,
@@ -174,7 +175,7 @@ impl SessionState {
             self.is_opened = true;
             return Next::Frame(frame::OPEN.to_owned());
         }
-        if !self.out.is_empty() {
+        if !self.out.is_empty() && !self.is_gone {
             return Next::Frame(frame::messages(&std::mem::take(&mut self.out)));
         }
         if let Stage::Closed { frame, is_told } = &mut self.stage {
@@ -193,9 +194,9 @@ impl SessionState {
         }
     }
 
-    /// A message for the client.
+    /// A message for the client. One for a client that is gone is pending for good.
     pub(crate) fn send(&mut self, message: &str) {
-        if self.is_closed() {
+        if self.is_closed() && !self.is_gone {
             return;
         }
         if !self.out.is_empty() {
@@ -204,7 +205,7 @@ impl SessionState {
         frame::quote(&mut self.out, message);
     }
 
-    /// Bytes that no request has taken yet.
+    /// Bytes that no request has taken yet, or ever will.
     pub(crate) fn pending(&self) -> usize {
         self.out.len()
     }
@@ -232,6 +233,9 @@ impl SessionState {
     /// The application has dropped the session; the client learns it.
     pub(crate) fn abandon(&mut self) {
         self.close(1002, "Connection interrupted");
+        if self.is_gone {
+            self.out = String::new();
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -340,7 +344,6 @@ impl SessionState {
 
     fn end_without_client(&mut self) {
         self.is_gone = true;
-        self.out = String::new();
         if !self.is_closed() {
             self.stage = Stage::Closed {
                 frame: frame::close(1002, "Connection interrupted").into(),
@@ -525,7 +528,6 @@ mod tests {
         case.state.send("on its way");
         case.state.take_in(texts(&["said before"]));
         case.state.interrupt(case.now);
-        assert_eq!(case.state.pending(), 0);
         let said = Bytes::from_static(b"said before");
         assert_eq!(case.state.receive(), Received::Message(said));
         assert_eq!(case.state.receive(), Received::End);
@@ -533,6 +535,33 @@ mod tests {
             case.attach();
             assert_eq!(case.next(), last(INTERRUPTED));
             case.state.detach(case.now);
+        }
+    }
+
+    /// An application that counts what is written would count them, if they went.
+    #[test]
+    fn messages_that_a_client_did_not_take_stay_pending() {
+        let ends: [fn(&mut Case); 4] = [
+            |case| case.state.interrupt(case.now),
+            |case| case.state.fail(1, case.now),
+            |case| case.state.miss(),
+            |case| {
+                case.state.detach(case.now);
+                case.pass(seconds(5));
+            },
+        ];
+        for end in ends {
+            let mut case = Case::open();
+            case.state.send("lost");
+            end(&mut case);
+            assert!(case.state.is_gone());
+            assert_eq!(case.state.pending(), 6);
+            case.state.send("lost, too");
+            assert_eq!(case.state.pending(), 18);
+            assert_eq!(case.next(), last(INTERRUPTED));
+            assert_eq!(case.state.pending(), 18);
+            case.state.abandon();
+            assert_eq!(case.state.pending(), 0, "nobody is left to mind");
         }
     }
 

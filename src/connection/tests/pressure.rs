@@ -1,6 +1,13 @@
 //! Clients that are slow, clients that are busy, and brokers that are.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, StatusCode};
+use sockjs_server::{Application, Channel, Opening, Refusal, SockJs};
 
 use super::*;
 use crate::hub::{MailboxConfig, Overflow};
@@ -207,6 +214,78 @@ async fn a_queue_goes_on_beside_a_backlog_that_stays() {
         }
     }
     assert_eq!(jobs, JOBS);
+}
+
+/// Serves sessions of SockJS.
+struct Gateway(Arc<Services>);
+
+impl Application for Gateway {
+    type Caller = SocketAddr;
+    type Place = ();
+
+    fn admit(&self, _: Opening<'_, SocketAddr>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn serve<C: Channel>(&self, channel: C, (): ()) {
+        let guard = self.0.enter().unwrap();
+        tokio::spawn(serve(Arc::clone(&self.0), channel, house::PEER, guard));
+    }
+}
+
+/// A session of SockJS over HTTP, by its requests.
+struct OverHttp {
+    sockjs: SockJs,
+    gateway: Arc<Gateway>,
+}
+
+impl OverHttp {
+    async fn ask(&self, endpoint: &str, body: String) -> hyper::Response<sockjs_server::Body> {
+        let request = Request::post(format!("/stomp/000/session/{endpoint}"))
+            .body(Full::<Bytes>::from(body))
+            .unwrap();
+        let caller = house::PEER.address.remote;
+        self.sockjs.answer(&self.gateway, request, caller).await
+    }
+
+    async fn send(&self, frame: &str) {
+        let body = serde_json::json!([frame]).to_string();
+        let answer = self.ask("xhr_send", body).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    }
+}
+
+/// Messages that no request has taken when its client goes were not written.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_client_of_sockjs_has_not_taken_goes_to_another() {
+    let house = House::new();
+    let session = OverHttp {
+        sockjs: SockJs::new(sockjs_server::Options::at("/stomp")),
+        gateway: Arc::new(Gateway(Arc::clone(&house.services))),
+    };
+    let mut answer = session.ask("xhr_streaming", String::new()).await;
+    let mut until = async |part: &str| {
+        loop {
+            let frame = answer.body_mut().frame().await.unwrap().unwrap();
+            let bytes = frame.into_data().unwrap();
+            if String::from_utf8_lossy(&bytes).contains(part) {
+                break;
+            }
+        }
+    };
+    session.send(CONNECT).await;
+    until("CONNECTED").await;
+    session
+        .send("SUBSCRIBE\nid:1\ndestination:/queue/q\nreceipt:s\n\n\0")
+        .await;
+    until("RECEIPT").await;
+    house.publish("", "q", "job");
+    settle().await;
+    drop(answer);
+    settle().await;
+    let mut other = Client::connect(&house).await;
+    other.send("SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0");
+    other.expect_message("job").await;
 }
 
 /// The bytes of a client that does not read are counted while they are many, and no longer.
