@@ -6,6 +6,7 @@
 //! [`Operations::handle_done`], which tells the session. The write side reports written messages.
 
 use std::{
+    collections::BTreeMap,
     future::poll_fn,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -348,6 +349,9 @@ impl Operations {
 
     fn take_route(&mut self, subscription: SubscriptionId, context: &Context) -> Option<Route> {
         let route = self.routes.take(subscription)?;
+        // Its number does not come again, so these would stay for as long as anything is under way.
+        self.written
+            .retain(|written| written.subscription != subscription);
         match &route {
             // What is on its way to the client is requeued: nobody knows yet whether it will have it.
             Route::Dedicated(route) => route.sink().end(),
@@ -656,6 +660,12 @@ impl Operations {
         }
     }
 
+    /// Messages that are to be accepted.
+    #[cfg(test)]
+    pub(super) fn unaccepted(&self) -> usize {
+        self.written.len()
+    }
+
     /// Accepts these, each with all before it of its subscription. Returns those of which it is not
     /// known how yet.
     fn accept(&mut self, written: Vec<Written>, mailbox: &Arc<Mailbox>) -> Vec<Written> {
@@ -779,16 +789,10 @@ impl Operations {
 }
 
 /// The last message of each subscription.
-fn last_of_each(written: Vec<Written>) -> Vec<Written> {
-    let mut all: Vec<Written> = Vec::new();
-    for one in written {
-        let mut known = all.iter_mut();
-        match known.find(|other| other.subscription == one.subscription) {
-            Some(other) => *other = one,
-            None => all.push(one),
-        }
-    }
-    all
+fn last_of_each(written: Vec<Written>) -> impl Iterator<Item = Written> {
+    let written = written.into_iter();
+    let last: BTreeMap<_, _> = written.map(|one| (one.subscription, one)).collect();
+    last.into_values()
 }
 
 /// Tells the session that an operation is done. A denial that it survives is counted here; one that

@@ -9,7 +9,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode};
 use sockjs_server::{Application, Channel, Opening, Refusal, SockJs};
 
-use super::*;
+use super::{
+    wire::{FakeLink, Wire},
+    *,
+};
 use crate::hub::{MailboxConfig, Overflow};
 
 fn mailbox(max_messages: usize, overflow: Overflow) -> Options {
@@ -286,6 +289,50 @@ async fn what_a_lost_client_of_sockjs_has_not_taken_goes_to_another() {
     let mut other = Client::connect(&house).await;
     other.send("SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0");
     other.expect_message("job").await;
+}
+
+/// Drives a connection as far as it gets for now.
+async fn drive(connection: &mut Connection<FakeLink>) {
+    let mut timer = pin!(sleep(Duration::from_secs(3600)));
+    loop {
+        connection.act();
+        if connection.reader.ends_turn() {
+            yield_now().await;
+        }
+        let event = poll_fn(|task| connection.poll(task, timer.as_mut()));
+        match timeout(Duration::from_millis(1), event).await {
+            Ok(event) => assert!(connection.handle(event), "it goes on"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Nobody accepts what was on its way then, and nothing of it is kept, however long the client is busy.
+#[tokio::test(start_paused = true)]
+async fn subscriptions_that_end_leave_nothing_to_accept() {
+    let house = House::new();
+    let (services, wire) = (Arc::clone(&house.services), Wire::new());
+    let guard = services.enter().unwrap();
+    let mut connection = Connection::new(services, FakeLink(wire.clone()), house::PEER, guard);
+    wire.send(CONNECT);
+    wire.send("SUBSCRIBE\nid:0\ndestination:/topic/a\n\n\0");
+    drive(&mut connection).await;
+    // The receipt waits for the message.
+    house.slow.hold_feeds();
+    wire.send("SEND\ndestination:/topic/a\nreceipt:r\n\nx\0");
+    drive(&mut connection).await;
+    wire.set_room(0);
+    for _ in 0..5 {
+        wire.send("SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0");
+        drive(&mut connection).await;
+        house.publish("", "q", "job");
+        drive(&mut connection).await;
+        assert!(connection.operations.unaccepted() > 0);
+        wire.send("UNSUBSCRIBE\nid:1\n\n\0");
+        drive(&mut connection).await;
+        assert!(!connection.operations.is_idle(), "a receipt is owed");
+        assert_eq!(connection.operations.unaccepted(), 0);
+    }
 }
 
 /// The bytes of a client that does not read are counted while they are many, and no longer.
