@@ -18,6 +18,8 @@ use crate::broker::BrokerError;
 
 /// Queues that are tried at a time; further ones wait for a turn.
 const MAX_TRIALS: usize = 8;
+/// Further ones whose answer is late. Each keeps a link to itself, so the next ones need another.
+const MAX_LATE: usize = 32;
 
 /// The links of all dedicated consumers of a virtual host.
 pub(super) struct ConsumerLinks {
@@ -25,6 +27,7 @@ pub(super) struct ConsumerLinks {
     /// Each consumer holds a reference to its link, and so they are counted.
     links: Mutex<Vec<Arc<AmqpLink>>>,
     trials: Semaphore,
+    late: Semaphore,
 }
 
 /// A link to ask for a queue in quarantine, on which nobody asks for another one meanwhile.
@@ -36,8 +39,8 @@ pub(super) struct Trial<'a> {
     live: Arc<Live>,
     /// Since when it is there, and can be asked.
     since: Instant,
-    /// `None`: it was given back.
-    turn: Option<SemaphorePermit<'a>>,
+    /// Among those that are tried, or that are late.
+    turn: SemaphorePermit<'a>,
 }
 
 impl Trial<'_> {
@@ -51,9 +54,11 @@ impl Trial<'_> {
         self.is_shared
     }
 
-    /// Another queue may be tried, elsewhere.
+    /// Another queue may be tried, elsewhere; unless too many are late.
     pub(super) fn end_turn(&mut self) {
-        self.turn = None;
+        if let Ok(late) = self.lent.links.late.try_acquire() {
+            self.turn = late;
+        }
     }
 }
 
@@ -78,6 +83,7 @@ impl ConsumerLinks {
             config,
             links: Mutex::default(),
             trials: Semaphore::new(MAX_TRIALS),
+            late: Semaphore::new(MAX_LATE),
         }
     }
 
@@ -147,7 +153,7 @@ impl ConsumerLinks {
             is_shared,
             live,
             since: Instant::now(),
-            turn: Some(turn),
+            turn,
         }))
     }
 
@@ -292,6 +298,27 @@ mod tests {
             assert_eq!(held, SUSPECTS);
             drop(consumers);
         }
+    }
+
+    /// Otherwise each suspect could have a link of its own.
+    #[tokio::test]
+    async fn only_so_many_suspects_are_late() {
+        let stub = Stub::start(2047, true).await;
+        let links = ConsumerLinks::new(stub.config());
+        let names = (0..=MAX_LATE).map(|number| number.to_string());
+        let names: Vec<Box<str>> = names.map(Box::from).collect();
+        links.config.quarantine.suspect(names.clone());
+        let mut late = Vec::new();
+        for name in &names {
+            let trial = links.trial(name, after(DEADLINE)).await.unwrap();
+            let mut trial = trial.expect("it is a suspect");
+            trial.end_turn();
+            late.push(trial);
+        }
+        assert_eq!(links.free_turns(), MAX_TRIALS - 1);
+        late.clear();
+        assert_eq!(links.free_turns(), MAX_TRIALS);
+        assert_eq!(links.late.available_permits(), MAX_LATE);
     }
 
     #[tokio::test]
