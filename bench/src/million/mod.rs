@@ -173,11 +173,15 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let [build] = builds.as_slice() else {
         anyhow::bail!("one build at a time: give one --gateway");
     };
+    // A heart-beat of a minute is one: without pings that come sooner.
+    let pings = format!("{}ms", options.heart_beat);
+    let mut settings = vec![("stomp.ping_interval".to_owned(), pings)];
+    settings.extend_from_slice(&options.gateway.settings);
     let setup = Setup {
         nodes: plan.gateways as usize,
         durable: options.durable,
         threads: Some(options.threads),
-        settings: options.gateway.settings.clone(),
+        settings,
         ..Setup::new(Server::Stentor, build)
     };
     eprintln!(
