@@ -30,7 +30,8 @@ pub(super) struct Permissions<'a> {
     asked: Option<&'a Asked>,
 }
 
-/// The questions that were asked for many wishes, with their answers.
+/// The questions that were asked for many wishes, with their answers. One that had no answer is not
+/// among them: it is asked anew for the next wish.
 #[derive(Default)]
 pub(super) struct Asked(Mutex<HashMap<Access, Asking>>);
 
@@ -329,7 +330,11 @@ impl<'a> Permissions<'a> {
             });
             asking.clone()
         };
-        asking.await
+        let answer = asking.await;
+        if !matches!(answer, Ok(()) | Err(Refusal::Denied(_))) {
+            asked.0.lock().remove(access);
+        }
+        answer
     }
 
     /// It is in the log, and the client is told.

@@ -339,6 +339,28 @@ async fn a_recheck_asks_again_what_had_no_turn() {
     }
 }
 
+/// The other subscriptions need the same answer.
+#[tokio::test(start_paused = true)]
+async fn a_question_without_an_answer_is_asked_for_the_next_subscription() {
+    let question = r#"read exchange "feed""#;
+    for is_busy in [false, true] {
+        let house = rechecking();
+        let (mut client, _) = connect(&house, "alice").await;
+        client.subscribe("1", "/exchange/feed/a", "").await;
+        client.subscribe("2", "/exchange/feed/b", "").await;
+        if is_busy {
+            // As often as a recheck asks about one subscription.
+            (0..3).for_each(|_| house.hook.be_busy(question));
+        } else {
+            house.hook.fail_once(question);
+        }
+        house.hook.deny(question);
+        assert_eq!(run(&house, recheck("alice")).await, 1);
+        let error = client.expect_error("access_refused").await;
+        assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
+    }
+}
+
 /// A recheck takes its time, and its client ends subscriptions meanwhile, or others do.
 #[tokio::test(start_paused = true)]
 async fn a_subscription_that_is_over_by_now_ends_no_session() {

@@ -94,6 +94,7 @@ impl House {
             denied: Mutex::default(),
             failing: Mutex::default(),
             busy: Mutex::default(),
+            failing_once: Mutex::default(),
             held: Mutex::default(),
             takes: Mutex::default(),
             groups: Mutex::default(),
@@ -204,6 +205,8 @@ pub(super) struct Hook {
     failing: Mutex<Vec<String>>,
     /// Questions that find no turn when they are asked next.
     busy: Mutex<Vec<String>>,
+    /// Questions that have no answer when they are asked next.
+    failing_once: Mutex<Vec<String>>,
     /// How long each answer takes from now on.
     pub(super) takes: Mutex<Duration>,
     /// How questions begin that wait for their answer when one is asked next.
@@ -241,11 +244,16 @@ impl Hook {
         self.busy.lock().push(question.to_owned());
     }
 
-    fn takes_busy(&self, question: &str) -> bool {
-        let mut busy = self.busy.lock();
-        let before = busy.len();
-        busy.retain(|busy| busy != question);
-        busy.len() < before
+    /// The question has no answer when it is asked next.
+    pub(super) fn fail_once(&self, question: &str) {
+        self.failing_once.lock().push(question.to_owned());
+    }
+
+    /// Whether the question is among these, of which it leaves one fewer.
+    fn is_taken_from(questions: &Mutex<Vec<String>>, question: &str) -> bool {
+        let mut questions = questions.lock();
+        let index = questions.iter().position(|one| one == question);
+        index.map(|index| questions.swap_remove(index)).is_some()
     }
 
     /// The next question that begins so waits at this gate. What the hook knows then is its answer.
@@ -267,10 +275,11 @@ impl Hook {
 
     async fn ask(&self, question: String) -> Result<(), Refusal> {
         let is_denied = self.denied.lock().contains(&question);
-        if self.failing.lock().contains(&question) {
+        let fails_once = Self::is_taken_from(&self.failing_once, &question);
+        if fails_once || self.failing.lock().contains(&question) {
             return Err(Refusal::Faulty("status 500".into()));
         }
-        if self.takes_busy(&question) {
+        if Self::is_taken_from(&self.busy, &question) {
             return Err(Refusal::Busy);
         }
         let takes = *self.takes.lock();
