@@ -62,6 +62,12 @@ pub fn limit_exceeded(bound: Bound, by: &dyn Display) {
     }
 }
 
+/// How often clients met a bound.
+#[cfg(test)]
+pub(crate) fn times_exceeded(bound: Bound) -> u64 {
+    metrics::times_exceeded(bound.name())
+}
+
 /// A client met a bound, nor had `unsaid` more since this was said the last time.
 fn limit_line(bound: Bound, by: &dyn Display, unsaid: u64) {
     let (by, key) = (by.to_string(), bound.key());

@@ -43,6 +43,8 @@ use tracing_subscriber::{
 
 pub use accounts::*;
 pub use bindings::*;
+#[cfg(test)]
+pub(crate) use bound::times_exceeded;
 pub use bound::{Bound, limit_exceeded};
 pub use config::{Config, Format};
 pub use delays::{Journey, ReadAt, SentAt, delivered};

@@ -229,6 +229,15 @@ pub(super) fn limit_exceeded(bound: &'static str) {
         .inc();
 }
 
+/// How often clients met the bound of that name.
+#[cfg(test)]
+pub(super) fn times_exceeded(bound: &'static str) -> u64 {
+    COUNTS
+        .limits_exceeded
+        .get_or_create(&[("bound", bound)])
+        .get()
+}
+
 /// Time that a call of the hook took.
 pub(super) fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     let label = [("call", call)];
