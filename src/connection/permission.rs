@@ -30,8 +30,9 @@ pub(super) struct Permissions<'a> {
     asked: Option<&'a Asked>,
 }
 
-/// The questions that were asked for many wishes, with their answers. One that had no answer is not
-/// among them: it is asked anew for the next wish.
+/// The questions about exchanges that were asked for many wishes, with their answers. One that had no
+/// answer is not among them: it is asked anew for the next wish. Other questions are hardly ever
+/// shared, and there may be thousands.
 #[derive(Default)]
 pub(super) struct Asked(Mutex<HashMap<Access, Asking>>);
 
@@ -318,7 +319,14 @@ impl<'a> Permissions<'a> {
     async fn ask_anew(&self, access: &Access) -> Result<(), Refusal> {
         let (context, identity) = (self.context, self.identity);
         let (auth, user) = (&context.services.auth, &identity.user);
-        let Some(asked) = self.asked else {
+        let is_of_exchange = matches!(
+            access,
+            Access::Resource {
+                kind: ResourceKind::Exchange,
+                ..
+            }
+        );
+        let Some(asked) = self.asked.filter(|_| is_of_exchange) else {
             return auth.allow_anew(user, access).await;
         };
         let asking = {

@@ -2,7 +2,7 @@
 //! session, and a hook that is at fault takes nothing from anybody.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -21,6 +21,9 @@ use crate::{background, telemetry};
 
 use super::{logged_in::LoggedIn, registry::Registry, settings::Recheck};
 
+/// For each recheck that asks the hook so many are under way, most of which have given way.
+const UNDER_WAY: usize = 16;
+
 /// A place among the rechecks that ask the hook: so many ask at a time. A recheck with many questions
 /// gives way between them, so that it takes no longer to come to a session beside it.
 pub struct RecheckPlace {
@@ -30,22 +33,11 @@ pub struct RecheckPlace {
 }
 
 impl RecheckPlace {
-    /// Waits for one of these places, for a recheck that has so much time for subscriptions.
-    async fn wait(places: Arc<Semaphore>, time: Duration) -> Self {
-        let mut place = Self {
-            places,
-            place: None,
-            time,
-        };
-        place.give_way().await;
-        place
-    }
-
     /// A place beside those of all others, for one session that is to be asked about at once.
     #[must_use]
     pub fn alone() -> Self {
         Self {
-            places: Arc::new(Semaphore::new(1)),
+            places: places(1),
             place: None,
             time: Duration::MAX,
         }
@@ -66,11 +58,82 @@ impl RecheckPlace {
     }
 }
 
+/// The places of rechecks that share the hook.
+struct Rechecks {
+    /// For those that ask it.
+    asking: Arc<Semaphore>,
+    /// For those that have begun: each keeps in memory what it is to ask about.
+    under_way: Arc<Semaphore>,
+    /// The same of each user: one with many sessions stands in nobody's way.
+    of_users: HashMap<Box<str>, Weak<Semaphore>>,
+    of_a_user: usize,
+    /// What each may spend on subscriptions.
+    time: Duration,
+}
+
+impl Rechecks {
+    fn new(recheck: Recheck, time: Duration) -> Self {
+        Self {
+            asking: places(recheck.at_a_time),
+            under_way: places(recheck.at_a_time.saturating_mul(UNDER_WAY)),
+            of_users: HashMap::new(),
+            of_a_user: recheck.of_a_user,
+            time,
+        }
+    }
+
+    /// Asks the hook about a session, when there is a place.
+    ///
+    /// A session that waits for one is held weakly: if it ends meanwhile, it gives its place on the
+    /// node back at once, however slow the hook is.
+    fn begin(&mut self, session: &Arc<dyn LoggedIn>) -> impl Future<Output = ()> + use<> {
+        let of_user = self.of_user(session.user().unwrap_or_default());
+        let under_way = Arc::clone(&self.under_way);
+        let mut place = RecheckPlace {
+            places: Arc::clone(&self.asking),
+            place: None,
+            time: self.time,
+        };
+        let session = Arc::downgrade(session);
+        async move {
+            // Nobody closes the semaphores. The user's own comes first: whoever waits there has no
+            // place that others need.
+            let _of_user = of_user.acquire().await;
+            let _under_way = under_way.acquire().await;
+            place.give_way().await;
+            let Some(session) = session.upgrade() else {
+                return;
+            };
+            session.recheck(place).await;
+        }
+    }
+
+    fn of_user(&mut self, user: &str) -> Arc<Semaphore> {
+        if let Some(places) = self.of_users.get(user).and_then(Weak::upgrade) {
+            return places;
+        }
+        let places = places(self.of_a_user);
+        self.of_users.insert(user.into(), Arc::downgrade(&places));
+        places
+    }
+
+    /// Forgets the users of whom no recheck is left.
+    fn forget_users(&mut self) {
+        self.of_users.retain(|_, places| places.strong_count() > 0);
+    }
+}
+
+/// As many as a configuration says, which may be more than a semaphore can count.
+fn places(count: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
+}
+
 /// Asks the hook about every session that is logged in, each once in the interval, evenly; for as
 /// long as the registry is there. Without an interval nothing is asked.
 ///
 /// A session about which a recheck still asks when its turn comes again is passed over: a hook that
-/// is slow is asked less often. The others do not wait for it.
+/// is slow is asked less often. The others do not wait for it, unless so many are slow that they have
+/// all places: each has left its own after half the interval.
 pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
     let Some(interval_of_all) = recheck.interval else {
         return;
@@ -78,9 +141,8 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
     let (turns, tick) = turns(interval_of_all);
     let mut ticks = interval(tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let places = Arc::new(Semaphore::new(recheck.at_a_time));
     // The rest is for waiting, and for the login's own questions.
-    let time = interval_of_all.div_f64(2.0);
+    let mut rechecks = Rechecks::new(recheck, interval_of_all.div_f64(2.0));
     let mut asking = FuturesUnordered::<BoxFuture<'static, Box<str>>>::new();
     let mut asked_about = HashSet::<Box<str>>::new();
     let mut passed_over = 0_u64;
@@ -100,6 +162,7 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
             telemetry::rechecks_late(passed_over);
             passed_over = 0;
         }
+        rechecks.forget_users();
         // A connection's number is random, and stays: so its turn comes once in the interval.
         for session in registry.sessions(|number| number.checked_rem(turns) == Some(turn)) {
             let id: Box<str> = session.id().into();
@@ -107,7 +170,7 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
                 passed_over = passed_over.saturating_add(1);
                 continue;
             }
-            let asks = recheck_one(Arc::downgrade(&session), Arc::clone(&places), time);
+            let asks = rechecks.begin(&session);
             asking.push(asks.map(|()| id).boxed());
         }
     }
@@ -120,7 +183,7 @@ pub fn recheck_users(registry: &Registry, users: &BTreeSet<Box<str>>, recheck: R
     let mut sessions = registry.sessions(|_| true);
     sessions.retain(|session| session.user().is_some_and(|user| users.contains(user)));
     if !sessions.is_empty() {
-        background::spawn(recheck_some(sessions, recheck.at_a_time));
+        background::spawn(recheck_some(sessions, recheck));
     }
 }
 
@@ -137,28 +200,13 @@ fn turns(interval: Duration) -> (u64, Duration) {
 }
 
 /// Asks the hook about these sessions, some at a time, and about all that each has.
-pub(super) async fn recheck_some(sessions: Vec<Arc<dyn LoggedIn>>, at_a_time: usize) {
-    let places = Arc::new(Semaphore::new(at_a_time));
-    let asking: Vec<_> = sessions
+pub(super) async fn recheck_some(sessions: Vec<Arc<dyn LoggedIn>>, recheck: Recheck) {
+    let mut rechecks = Rechecks::new(recheck, Duration::MAX);
+    let asking = sessions
         .into_iter()
-        .map(|session| {
-            let session = Arc::downgrade(&session);
-            recheck_one(session, Arc::clone(&places), Duration::MAX)
-        })
-        .collect();
+        .map(|session| rechecks.begin(&session))
+        .collect::<Vec<_>>();
     join_all(asking).await;
-}
-
-/// Asks the hook about a session, when there is a place.
-///
-/// A session that waits for one is held weakly: if it ends meanwhile, it gives its place on the node
-/// back at once, however slow the hook is.
-async fn recheck_one(session: Weak<dyn LoggedIn>, places: Arc<Semaphore>, time: Duration) {
-    let place = RecheckPlace::wait(places, time).await;
-    let Some(session) = session.upgrade() else {
-        return;
-    };
-    session.recheck(place).await;
 }
 
 #[cfg(test)]

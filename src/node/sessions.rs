@@ -175,7 +175,7 @@ impl Sessions for Registry {
         };
         let recheck = first.settings().recheck.ok_or(RecheckOff)?;
         let count = found.len();
-        background::spawn(recheck_some(found, recheck.at_a_time));
+        background::spawn(recheck_some(found, recheck));
         Ok(count)
     }
 

@@ -61,6 +61,21 @@ pub struct Recheck {
     pub interval: Option<Duration>,
     /// About so many at a time: logins need the hook, too.
     pub at_a_time: usize,
+    /// About so many sessions of one user: more would wait for the turns that the user has at the
+    /// hook, each in the place of another user's.
+    pub of_a_user: usize,
+}
+
+impl Recheck {
+    fn new(auth: &auth::Config, interval: Option<Duration>) -> Self {
+        // The other half is for logins, and for what the user's sessions do.
+        let half = |turns: usize| (turns / 2).max(1);
+        Self {
+            interval,
+            at_a_time: half(auth.max_calls),
+            of_a_user: half(auth.max_user_calls),
+        }
+    }
 }
 
 impl Settings {
@@ -93,10 +108,7 @@ impl Settings {
                 .iter()
                 .map(|user| user.as_str().into())
                 .collect(),
-            recheck: (!auth.recheck.is_zero()).then(|| Recheck {
-                interval: Some(auth.recheck),
-                at_a_time: at_a_time(auth),
-            }),
+            recheck: (!auth.recheck.is_zero()).then(|| Recheck::new(auth, Some(auth.recheck))),
             logins: Logins::new(auth, node),
             operation_timeout: broker.operation_timeout,
             events_exchange: None,
@@ -118,11 +130,7 @@ impl Settings {
     /// changes are heard of.
     #[must_use]
     pub fn with_recheck_of_changes(mut self, auth: &auth::Config) -> Self {
-        let at_a_time = at_a_time(auth);
-        self.recheck.get_or_insert(Recheck {
-            interval: None,
-            at_a_time,
-        });
+        self.recheck.get_or_insert(Recheck::new(auth, None));
         self
     }
 
@@ -155,11 +163,6 @@ impl Settings {
     pub fn session(&self) -> Arc<stomp_session::Config> {
         Arc::clone(&self.session)
     }
-}
-
-/// Half of the hook's turns: logins need it, too.
-fn at_a_time(auth: &auth::Config) -> usize {
-    (auth.max_calls / 2).max(1)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Sessions that are ended from outside, and asked about again.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use stomp_grammar::Frame;
 
@@ -8,16 +11,22 @@ use super::*;
 use crate::{
     auth,
     control::{Command as Order, RecheckOff, Target, Unsubscribe, wire},
-    node::{LoginPolicy, Repeated, recheck_in_turn},
+    node::{LoginPolicy, Repeated, recheck_in_turn, recheck_users},
     presence::{Node, Presence as _, memory::MemoryPresence},
 };
 
 const EVERY: Duration = Duration::from_secs(30);
 
 fn rechecking() -> House {
+    rechecking_by(auth::Config::default().max_calls)
+}
+
+/// A house whose hook takes so many calls at a time.
+fn rechecking_by(max_calls: usize) -> House {
     House::with(Options {
         auth: auth::Config {
             recheck: EVERY,
+            max_calls,
             ..auth::Config::default()
         },
         ..Options::default()
@@ -656,12 +665,7 @@ async fn everybody_is_asked_about_once_in_the_interval() {
 async fn many_subscriptions_keep_off_no_question_about_the_login() {
     let house = rechecking();
     let (mut client, _) = connect(&house, "alice").await;
-    for number in 0..10 {
-        let destination = format!("/exchange/feed/{number}");
-        client
-            .subscribe(&number.to_string(), &destination, "")
-            .await;
-    }
+    subscribe_to(&mut client, 10).await;
     house.hook.asked();
     *house.hook.takes.lock() = Duration::from_secs(4);
     let recheck = house.services.settings().recheck.unwrap();
@@ -680,17 +684,77 @@ async fn many_subscriptions_keep_off_no_question_about_the_login() {
     asking.abort();
 }
 
+async fn subscribe_to(client: &mut Client, count: usize) {
+    for number in 0..count {
+        let destination = format!("/exchange/feed/{number}");
+        client
+            .subscribe(&number.to_string(), &destination, "")
+            .await;
+    }
+}
+
+/// Each keeps in memory what it asks about.
+#[tokio::test(start_paused = true)]
+async fn some_rechecks_are_under_way_at_a_time() {
+    for (users, most) in [(1, 4), (50, 16)] {
+        let house = rechecking_by(2);
+        let mut clients = Vec::new();
+        let mut named = BTreeSet::<Box<str>>::new();
+        for number in 0..50 {
+            let user = format!("user{}", number % users);
+            let (mut client, _) = connect(&house, &user).await;
+            subscribe_to(&mut client, 20).await;
+            clients.push(client);
+            named.insert(user.into());
+        }
+        house.hook.asked();
+        *house.hook.takes.lock() = Duration::from_millis(10);
+        let recheck = house.services.settings().recheck.unwrap();
+        recheck_users(&house.services.registry, &named, recheck);
+        sleep(EVERY).await;
+        let asked = house.hook.asked();
+        let count = |asked: &[String], start: &str| {
+            let begun = asked.iter().filter(|question| question.starts_with(start));
+            begun.count()
+        };
+        let first = asked
+            .iter()
+            .position(|question| question.starts_with("read topic"))
+            .unwrap();
+        let begun = count(&asked[..first], "user ");
+        assert!(begun <= most, "{begun} of {users}");
+        assert_eq!(count(&asked, "user "), 50);
+        assert_eq!(count(&asked, "read topic"), 50 * 20);
+    }
+}
+
+/// They have all places, and leave them after half the interval.
+#[tokio::test(start_paused = true)]
+async fn many_slow_sessions_do_not_stop_the_others() {
+    let house = rechecking_by(2);
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        let (mut client, _) = connect(&house, &format!("slow{number}")).await;
+        subscribe_to(&mut client, 50).await;
+        clients.push(client);
+    }
+    clients.push(connect(&house, "bob").await.0);
+    house.hook.asked();
+    *house.hook.takes.lock() = Duration::from_millis(200);
+    let recheck = house.services.settings().recheck.unwrap();
+    let registry = Arc::downgrade(&house.services.registry);
+    let asking = tokio::spawn(recheck_in_turn(registry, recheck));
+    sleep(10 * EVERY).await;
+    let asked = house.hook.asked();
+    let of_bob = asked.iter().filter(|question| *question == "user bob");
+    assert!(of_bob.count() >= 3, "{asked:?}");
+    asking.abort();
+}
+
 /// A hook that is slow must not hold back a drain.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_waits_for_its_recheck_may_go() {
-    let house = House::with(Options {
-        auth: auth::Config {
-            recheck: EVERY,
-            max_calls: 2,
-            ..auth::Config::default()
-        },
-        ..Options::default()
-    });
+    let house = rechecking_by(2);
     let mut clients = Vec::new();
     for _ in 0..5 {
         clients.push(connect(&house, "alice").await.0);
