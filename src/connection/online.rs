@@ -102,7 +102,8 @@ async fn recheck(session: &Weak<Context>, mut place: RecheckPlace) -> Option<Res
     let mut until = None;
     for _ in 0..TRIES {
         let asked = Asked::default();
-        for (subscription, right) in std::mem::take(&mut left) {
+        let mut asking = std::mem::take(&mut left).into_iter();
+        while let Some((subscription, right)) = asking.next() {
             place.give_way().await;
             let context = session.upgrade()?;
             let rights = context.rights()?;
@@ -114,6 +115,9 @@ async fn recheck(session: &Weak<Context>, mut place: RecheckPlace) -> Option<Res
             let until = *until.get_or_insert_with(|| after(place.time()));
             if Instant::now() > until {
                 rights.go_on_with(subscription);
+                // With those that had no turn at the hook.
+                let others = asking.len().saturating_add(left.len());
+                place.leave(others.saturating_add(1));
                 return Some(Ok(()));
             }
             let identity = context.identity()?;

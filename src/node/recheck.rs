@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -30,6 +33,7 @@ pub struct RecheckPlace {
     places: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
     time: Duration,
+    left: Arc<AtomicU64>,
 }
 
 impl RecheckPlace {
@@ -40,6 +44,7 @@ impl RecheckPlace {
             places: places(1),
             place: None,
             time: Duration::MAX,
+            left: Arc::default(),
         }
     }
 
@@ -56,6 +61,12 @@ impl RecheckPlace {
     pub fn time(&self) -> Duration {
         self.time
     }
+
+    /// It leaves so many. The log says how many all rechecks left.
+    pub fn leave(&self, subscriptions: usize) {
+        let subscriptions = u64::try_from(subscriptions).unwrap_or(u64::MAX);
+        self.left.fetch_add(subscriptions, Relaxed);
+    }
 }
 
 /// The places of rechecks that share the hook.
@@ -69,6 +80,8 @@ struct Rechecks {
     of_a_user: usize,
     /// What each may spend on subscriptions.
     time: Duration,
+    /// The subscriptions that they left to the next rechecks.
+    left: Arc<AtomicU64>,
 }
 
 impl Rechecks {
@@ -79,6 +92,7 @@ impl Rechecks {
             of_users: HashMap::new(),
             of_a_user: recheck.of_a_user,
             time,
+            left: Arc::default(),
         }
     }
 
@@ -93,6 +107,7 @@ impl Rechecks {
             places: Arc::clone(&self.asking),
             place: None,
             time: self.time,
+            left: Arc::clone(&self.left),
         };
         let session = Arc::downgrade(session);
         async move {
@@ -158,8 +173,11 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
         let Some(registry) = registry.upgrade() else {
             return;
         };
-        if turn == 0 && passed_over > 0 {
-            telemetry::rechecks_late(passed_over);
+        if turn == 0 {
+            let left = rechecks.left.swap(0, Relaxed);
+            if passed_over > 0 || left > 0 {
+                telemetry::rechecks_late(passed_over, left);
+            }
             passed_over = 0;
         }
         rechecks.forget_users();
@@ -226,5 +244,22 @@ mod tests {
             assert_eq!(every, Duration::from_millis(tick));
         }
         assert_eq!(turns(Duration::MAX).0, 100);
+    }
+
+    #[test]
+    fn a_user_s_places_are_there_while_somebody_needs_them() {
+        let mut rechecks = Rechecks::new(
+            Recheck {
+                interval: None,
+                at_a_time: usize::MAX,
+                of_a_user: 2,
+            },
+            Duration::MAX,
+        );
+        let of_alice = rechecks.of_user("alice");
+        drop(rechecks.of_user("bob"));
+        rechecks.forget_users();
+        assert_eq!(rechecks.of_users.len(), 1);
+        assert!(Arc::ptr_eq(&of_alice, &rechecks.of_user("alice")));
     }
 }

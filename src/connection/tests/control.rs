@@ -664,6 +664,7 @@ async fn everybody_is_asked_about_once_in_the_interval() {
 #[tokio::test(start_paused = true)]
 async fn many_subscriptions_keep_off_no_question_about_the_login() {
     let house = rechecking();
+    let log = telemetry::capture::Capture::start();
     let (mut client, _) = connect(&house, "alice").await;
     subscribe_to(&mut client, 10).await;
     house.hook.asked();
@@ -681,6 +682,12 @@ async fn many_subscriptions_keep_off_no_question_about_the_login() {
     }
     // What they have in common is asked once in each.
     assert!(count(r#"read exchange "feed""#) <= 10, "{asked:?}");
+    // Operators hear of those that are left.
+    assert!(
+        log.text().contains("passed_over=0 left=7"),
+        "{}",
+        log.text()
+    );
     asking.abort();
 }
 

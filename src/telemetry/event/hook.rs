@@ -40,11 +40,12 @@ pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16, unsaid: u6
 }
 
 /// So many times in an interval of `[auth] recheck` a session's turn came while the hook was still
-/// being asked about it.
-pub fn rechecks_late(passed_over: u64) {
+/// being asked about it; and so many subscriptions were left to the next recheck of their session.
+pub fn rechecks_late(passed_over: u64, left: u64) {
     warn!(
-        target: "stentor::auth", passed_over,
-        "sessions are asked about less often than [auth] recheck says: the hook is slow"
+        target: "stentor::auth", passed_over, left,
+        "sessions or their subscriptions are asked about less often than [auth] recheck says: the \
+         hook is slow"
     );
 }
 
