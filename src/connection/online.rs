@@ -24,7 +24,8 @@ use crate::{
 };
 
 /// How often a question is asked that finds no turn at the hook. It waits for one as long as for an
-/// answer; whoever has none then, stays: the sessions of other users have to be asked about, too.
+/// answer; whoever has none then, stays: the sessions of other users have to be asked about, too. The
+/// question about the user is asked as often if the hook is at fault: it decides about all others.
 const TRIES: usize = 3;
 
 impl LoggedIn for Context {
@@ -150,7 +151,7 @@ async fn recheck_login(session: &Weak<Context>) -> Option<Result<Subscriptions, 
     Some(Ok(Subscriptions::new()))
 }
 
-/// The same; `None`: there was no turn at the hook.
+/// The same; `None`: there was no answer, or no turn at the hook.
 async fn try_recheck_login(context: &Context) -> Result<Option<Subscriptions>, Problem> {
     let (Some(identity), Some(rights)) = (context.identity(), context.rights()) else {
         return Ok(Some(Subscriptions::new()));
@@ -164,8 +165,7 @@ async fn try_recheck_login(context: &Context) -> Result<Option<Subscriptions>, P
         }
         return Ok(match answer? {
             Answered::Yes => Some(rights.recheck()),
-            Answered::NotAtAll => Some(Subscriptions::new()),
-            Answered::NoTurn => None,
+            Answered::NotAtAll => None,
         });
     }
 }
@@ -174,7 +174,6 @@ async fn try_recheck_login(context: &Context) -> Result<Option<Subscriptions>, P
 enum Answered {
     Yes,
     NotAtAll,
-    NoTurn,
 }
 
 async fn ask_login_again(
@@ -186,8 +185,9 @@ async fn ask_login_again(
         Ok(user) if user == identity.user => {}
         Ok(_) => return Err(Problem::LoginChanged),
         // The hook's fault is in the log.
-        Err(Refusal::Faulty(_) | Refusal::NoKeys(_)) => return Ok(Answered::NotAtAll),
-        Err(Refusal::Busy) => return Ok(Answered::NoTurn),
+        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => {
+            return Ok(Answered::NotAtAll);
+        }
         Err(refusal @ Refusal::Denied(_)) => {
             telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
             return Err(not_any_more(identity));
@@ -195,7 +195,7 @@ async fn ask_login_again(
     }
     match Permissions::again(context, identity).enter().await {
         Ok(()) => Ok(Answered::Yes),
-        Err(Problem::PermissionUnavailable { .. }) => Ok(Answered::NoTurn),
+        Err(Problem::PermissionUnavailable { .. }) => Ok(Answered::NotAtAll),
         Err(_) => Err(not_any_more(identity)),
     }
 }

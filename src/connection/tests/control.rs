@@ -370,6 +370,18 @@ async fn a_question_without_an_answer_is_asked_for_the_next_subscription() {
     }
 }
 
+/// Otherwise it would be asked about none of its subscriptions.
+#[tokio::test(start_paused = true)]
+async fn a_user_about_whom_the_hook_fails_once_is_asked_about_again() {
+    let house = rechecking();
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    house.hook.deny(r#"read topic "feed" "k""#);
+    house.hook.fail_once("user alice");
+    assert_eq!(run(&house, recheck("alice")).await, 1);
+    client.expect_error("access_refused").await;
+}
+
 /// A recheck takes its time, and its client ends subscriptions meanwhile, or others do.
 #[tokio::test(start_paused = true)]
 async fn a_subscription_that_is_over_by_now_ends_no_session() {
