@@ -6,11 +6,11 @@
     packaging/kubernetes/render.py --check    fail if they are not what the chart renders
     packaging/kubernetes/render.py --config   print the stentor.toml in it, too, for `stentor config --check`
 
-All render the chart with its defaults, with every part of it and with another configuration, and hold
-each object against the schema of its kind, strictly, for the oldest and the newest version of
-Kubernetes that kubernetes-validate and the chart know. The Prometheus Operator's kinds have no schema
-there: only their fields that this file lists are allowed, and a PrometheusRule has to be the alerts
-that promtool tests. No cluster is asked.
+All render the chart with its defaults, with every part of it, with another configuration and for pods
+with IPv6 addresses, and hold each object against the schema of its kind, strictly, for the oldest and
+the newest version of Kubernetes that kubernetes-validate and the chart know. The Prometheus Operator's
+kinds have no schema there: only their fields that this file lists are allowed, and a PrometheusRule has
+to be the alerts that promtool tests. No cluster is asked.
 """
 
 import sys
@@ -57,6 +57,15 @@ ALL = MONITORING | {
 
 # It takes the place of the whole default.
 CONFIG = '[auth]\nhook = "http://app/auth"\n'
+
+# What the chart is rendered with, and the address of the admin port that probes have to find then.
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "[::]"
+SETS = [
+    ("defaults", {}, ANY_IPV4),
+    ("every part", ALL, ANY_IPV4),
+    ("another configuration", {"config": CONFIG}, ANY_IPV4),
+    ("IPv6", {"adminAddress": f"{ANY_IPV6}:15680"}, ANY_IPV6),
+]
 
 
 def render(chart, values):
@@ -127,13 +136,14 @@ def selectors_match(texts):
                 sys.exit(f"{thing['kind']}: there is no port {port['targetPort']}")
 
 
-def reachable(texts):
-    """Whatever the configuration is, probes reach the admin port: its default is the loopback interface."""
+def reachable(texts, address):
+    """Whatever the configuration is, probes reach the admin port, at all addresses of the pod's kind: its
+    default is the loopback interface."""
     things = [thing for text in texts.values() for thing in yaml.safe_load_all(text)]
     pod = next(t for t in things if t["kind"] == "Deployment")["spec"]["template"]["spec"]
     container = pod["containers"][0]
     port = next(port["containerPort"] for port in container["ports"] if port["name"] == "admin")
-    wanted = {"name": "STENTOR__LISTEN__ADMIN", "value": f"0.0.0.0:{port}"}
+    wanted = {"name": "STENTOR__LISTEN__ADMIN", "value": f"{address}:{port}"}
     if wanted not in container.get("env", []):
         sys.exit(f"no probe reaches the container: its env lacks {wanted}")
 
@@ -153,14 +163,14 @@ def main():
     chart = Chart.load(CHART)
     known = sorted(all_versions(), key=lambda version: [int(part) for part in version.split(".")])
     versions = [known[0], known[-1]]
-    for words, values in [("defaults", {}), ("every part", ALL), ("another configuration", {"config": CONFIG})]:
+    for words, values, address in SETS:
         faults = [m for m in lint(CHART, values, strict=True)["messages"] if m["severity"] > 1]
         if faults:
             sys.exit(f"{words}: {faults}")
         texts = render(chart, values)
         kinds = check(texts, versions)
         selectors_match(texts)
-        reachable(texts)
+        reachable(texts, address)
         print(f"{words}: {len(kinds)} objects fit Kubernetes {' and '.join(versions)}: {', '.join(kinds)}")
     texts = render(chart, {})
     write("stentor.yaml", texts)
