@@ -11,7 +11,7 @@ mod tail;
 use std::{
     env, fs,
     io::{self, IsTerminal, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
 };
@@ -185,15 +185,12 @@ fn local() -> String {
 }
 
 /// The URL of a gateway with this `[listen] admin`; `None`: the default one. One at all addresses is
-/// asked at the loopback interface.
+/// asked at 127.0.0.1: one at `[::]` serves IPv4, too, and not every container has `::1`.
 fn url_of(admin: Option<&str>) -> String {
     let set: Option<SocketAddr> = admin.and_then(|text| text.parse().ok());
     let mut address = set.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 15680)));
     if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     format!("http://{address}")
 }
@@ -576,7 +573,7 @@ mod tests {
             (None, "http://127.0.0.1:15680"),
             (Some("no address"), "http://127.0.0.1:15680"),
             (Some("0.0.0.0:8000"), "http://127.0.0.1:8000"),
-            (Some("[::]:8000"), "http://[::1]:8000"),
+            (Some("[::]:8000"), "http://127.0.0.1:8000"),
             (Some("[::1]:15680"), "http://[::1]:15680"),
             (Some("10.0.0.5:15680"), "http://10.0.0.5:15680"),
         ] {
