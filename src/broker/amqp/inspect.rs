@@ -10,8 +10,9 @@
 //!   permission to configure it.
 //! - A message is published whose expiration is no number: RabbitMQ refuses it, after it has looked
 //!   at the permissions to write. It is never routed.
-//! - A stream is bound for a moment by a key that nobody knows, and read from what comes next, by a
-//!   consumer that is cancelled at once.
+//! - A queue or a stream is unbound by a key that it was never bound by. RabbitMQ looks at the same
+//!   permissions as for a binding, finds nothing, and says that all is well.
+//! - A stream is read from what comes next, by a consumer that is cancelled at once.
 //! - A message in another's name is published to the default exchange, by a key that no queue has for
 //!   its name.
 
@@ -21,7 +22,7 @@ use lapin::{
     BasicProperties,
     options::{
         BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
-        BasicQosOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+        BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -332,7 +333,8 @@ impl Examined {
     }
 
     /// Whether the account may bind the queue to an exchange: it takes the permissions to write to
-    /// the queue, and to read from the exchange. The key is one that nobody else can know.
+    /// the queue, and to read from the exchange. Nothing is bound, for that would stay at a stream if
+    /// nobody were left to undo it: it is unbound, by a key that nobody can know.
     ///
     /// # Errors
     /// It may not.
@@ -343,21 +345,13 @@ impl Examined {
             short("the exchange's name", exchange)?,
             short("the key", &whole::secret_key())?,
         );
-        let binding = channel.queue_bind(
-            queue.0.clone(),
-            exchange.clone(),
-            key.clone(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        answer(deadline, binding).await?;
         let none = FieldTable::default();
         let unbinding = channel.queue_unbind(queue.0.clone(), exchange, key, none);
         answer(deadline, unbinding).await
     }
 
-    /// Whether the account may write to the queue: it is bound to an exchange that every virtual host
-    /// has. Reading that one is not what is asked.
+    /// Whether the account may write to the queue, as it needs to bind it to an exchange that every
+    /// virtual host has. Reading that one is not what is asked.
     ///
     /// # Errors
     /// It may not.
@@ -446,4 +440,35 @@ pub fn beside(exchange: &str) -> [String; 2] {
 #[must_use]
 pub fn policy_command(vhost: &str, exchange: &str) -> String {
     Beside::new(vhost, exchange).map_or_else(|error| error.to_string(), |beside| beside.policy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::amqp::stub::Stub;
+
+    async fn examined(stub: &Stub) -> Examined {
+        let config = stub.config();
+        let Ok((connection, _)) = connect(&config).await else {
+            panic!("it lets everybody in");
+        };
+        let (live, blocked) = Live::new(connection, 0, Arc::clone(&config.quarantine));
+        Examined {
+            live,
+            _blocked: blocked,
+            vhost: "app".into(),
+            user: "u".into(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// It would stay there if the connection were lost before it is undone. The stub binds nothing.
+    #[tokio::test]
+    async fn a_right_to_bind_is_tried_without_a_binding() {
+        let stub = Stub::of_queues(2047).await;
+        let examined = examined(&stub).await;
+        let queue = TrialQueue("stentor.journal.feed".into());
+        assert_eq!(examined.may_bind(&queue, "feed").await, Ok(()));
+        assert_eq!(examined.may_fill(&queue).await, Ok(()));
+    }
 }

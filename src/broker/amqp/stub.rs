@@ -217,6 +217,7 @@ impl Seen {
                     say(channel, [50, 11], &[name, &[0; 8]].concat())?;
                 }
                 (1, 50, 40) if self.has_queues => say(channel, [50, 41], &[0; 4])?,
+                (1, 50, 50) if self.has_queues => say(channel, [50, 51], b"")?,
                 (1, 60, 10) if self.has_queues => say(channel, [60, 11], b"")?,
                 (1, 60, 20) if self.has_queues => {
                     if payload.windows(OFFSET.len()).any(|part| part == OFFSET) {
