@@ -79,6 +79,7 @@ fn judge(
              host {vhost} (set_permissions)"
         )
     };
+    let delete = || format!("rabbitmqctl delete_queue -p '{vhost}' {stream}");
     match answer {
         Ok(SeenJournal::Missing) => {
             let text = format!(
@@ -102,9 +103,19 @@ fn judge(
                     stream.replace('.', "\\.")
                 ))
                 .cure(format!(
-                    "or delete it, with the messages that it keeps: rabbitmqctl delete_queue -p \
-                     '{vhost}' {stream}"
+                    "or delete it, with the messages that it keeps: {}",
+                    delete()
                 ))
+        }
+        Ok(SeenJournal::NoStream) => {
+            let text = format!(
+                "{stream} is a queue of another type than a stream, so nobody can subscribe to \
+                 exchange {exchange}"
+            );
+            Finding::wrong(question, text).cure(format!(
+                "{}   (with its messages; the gateway makes the stream)",
+                delete()
+            ))
         }
         Ok(SeenJournal::Lacks(verb)) => {
             let text = format!(
@@ -204,6 +215,7 @@ mod tests {
         for answer in [
             Ok(SeenJournal::NotOurs),
             Ok(SeenJournal::Lacks("read")),
+            Ok(SeenJournal::NoStream),
             Err(refused()),
         ] {
             let found = judged(answer);

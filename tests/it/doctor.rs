@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duratio
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use lapin::{
     ExchangeKind,
-    options::{QueueBindOptions, QueueDeclareOptions},
+    options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
@@ -1004,6 +1004,30 @@ async fn a_journal_that_is_there_missing_or_declared_otherwise() {
 
     let report = setup.set("journal.max_age", "1h").is_sound().await;
     report.found("broker.journal", "doubtful", "x-max-age");
+}
+
+#[tokio::test]
+async fn a_queue_in_the_place_of_a_journal_keeps_its_message() {
+    let (vhost, hook) = (RabbitMq::shared().await.vhost().await, Hook::start().await);
+    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
+    let (channel, name) = (vhost.channel().await, "stentor.journal.feed");
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declaring = channel.queue_declare(name.into(), options, FieldTable::default());
+    declaring.await.unwrap();
+    vhost.publish("", name, ["one"]).await;
+    let setup = Setup::new(&vhost, &hook).set("journal.exchanges", FEED);
+    let words = "another type than a stream";
+    let found = setup.is_wrong("broker.journal", words).await;
+    assert!(found.cure[0].contains(name), "{:?}", found.cure);
+    let options = BasicGetOptions { no_ack: true };
+    let got = channel.basic_get(name.into(), options).await.unwrap();
+    let message = got.unwrap();
+    assert_eq!(message.data, b"one");
+    assert!(!message.redelivered);
+    assert_eq!(vhost.bindings().await, [Value::Null; 0]);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ use super::{
     hosts::Hosts,
     link::{LinkConfig, Live, answer, connect},
     reader::ask_product,
-    topology,
+    stream, topology,
     whole::{self, Beside},
 };
 use crate::{
@@ -82,6 +82,8 @@ pub enum SeenJournal {
     NotOurs,
     /// It is there, and may be declared; but not with this permission (`write`, `read`) used.
     Lacks(&'static str),
+    /// A queue of another type has its name.
+    NoStream,
 }
 
 /// What became of a message that cannot be published.
@@ -194,8 +196,8 @@ impl Examined {
                     Err(BrokerError::AccessRefused(_)) => return Ok(SeenJournal::NotOurs),
                     Err(error) => return Err(error),
                 };
-                let lacks = self.lack_at_stream(&stream).await?;
-                Ok(lacks.map_or(seen, SeenJournal::Lacks))
+                let hindrance = self.hindrance(&stream).await?;
+                Ok(hindrance.unwrap_or(seen))
             }
             Err(BrokerError::NotFound(_)) => {
                 let mut arguments = arguments;
@@ -215,20 +217,24 @@ impl Examined {
         }
     }
 
-    /// The permission without which the stream cannot be used.
-    async fn lack_at_stream(&self, stream: &str) -> Result<Option<&'static str>, BrokerError> {
-        let stream = TrialQueue(short("the stream's name", stream)?);
-        match self.may_fill(&stream).await {
-            Err(BrokerError::AccessRefused(_)) => return Ok(Some("write")),
+    /// Why what has the stream's name cannot be used as a journal.
+    async fn hindrance(&self, name: &str) -> Result<Option<SeenJournal>, BrokerError> {
+        let queue = TrialQueue(short("the stream's name", name)?);
+        match self.may_fill(&queue).await {
+            Err(BrokerError::AccessRefused(_)) => return Ok(Some(SeenJournal::Lacks("write"))),
             outcome => outcome?,
         }
-        match self.may_follow(&stream).await {
-            Err(BrokerError::AccessRefused(_)) => Ok(Some("read")),
+        match self.may_follow(&queue).await {
+            Err(BrokerError::AccessRefused(_)) => Ok(Some(SeenJournal::Lacks("read"))),
+            Err(BrokerError::PreconditionFailed(text)) if stream::is_none(&text) => {
+                Ok(Some(SeenJournal::NoStream))
+            }
             outcome => outcome.map(|()| None),
         }
     }
 
-    /// Whether the account may read from the stream: of what comes next, one message at most.
+    /// Whether the account may read from the stream: of what comes next, one message at most. RabbitMQ
+    /// refuses it for other queues, and so takes no message out of them.
     async fn may_follow(&self, stream: &TrialQueue) -> Result<(), BrokerError> {
         let deadline = self.deadline();
         let channel = self.live.passing(deadline).await?;
@@ -470,5 +476,15 @@ mod tests {
         let queue = TrialQueue("stentor.journal.feed".into());
         assert_eq!(examined.may_bind(&queue, "feed").await, Ok(()));
         assert_eq!(examined.may_fill(&queue).await, Ok(()));
+    }
+
+    /// What the declaration says of it depends on the arguments that RabbitMQ compares first.
+    #[tokio::test]
+    async fn a_queue_in_the_place_of_a_journal_is_no_stream() {
+        let stub = Stub::of_queues(2047).await;
+        stub.deny_streams();
+        let examined = examined(&stub).await;
+        let seen = examined.journal("feed", &JournalConfig::default()).await;
+        assert_eq!(seen, Ok(SeenJournal::NoStream));
     }
 }
