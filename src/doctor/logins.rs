@@ -10,14 +10,17 @@ use url::Url;
 use super::{
     Subject,
     args::pairs,
-    ask::{ask, late},
+    ask::{ask, late, timed},
     finding::Finding,
 };
 use crate::{
     app,
     auth::{
         Access, Admission, Authenticator, Login, Permission, Refusal, ResourceKind, User,
-        http::HttpAuthenticator, jwt::JwtConfig, looks_like_token, rabbitmq,
+        http::HttpAuthenticator,
+        jwt::JwtConfig,
+        looks_like_token,
+        rabbitmq::{self, SourceError},
     },
     causes::NO_TLS,
     config::Config,
@@ -229,17 +232,13 @@ fn unreachable_keys(shown: &str, why: &str) -> Finding {
 /// configuration.
 async fn accounts(config: &Config) -> Option<Finding> {
     let url = config.auth_rabbitmq.management()?;
-    let shown = url.to_string();
-    let (answer, time) = ask(rabbitmq::ask_for_users(url)).await;
-    let answer = match answer {
-        Some(answer) => answer.map_err(|error| error.to_string()),
-        None => Err(format!("{shown}: {}", late())),
-    };
+    // It may take as long as it may for the gateway.
+    let (answer, time) = timed(rabbitmq::ask_for_users(url)).await;
     Some(judge_accounts(answer).took(time))
 }
 
 /// Judges how many users there are, or why they cannot be read.
-fn judge_accounts(answer: Result<usize, String>) -> Finding {
+fn judge_accounts(answer: Result<usize, SourceError>) -> Finding {
     let question = "auth.accounts";
     let url = "STENTOR__AUTH__RABBITMQ__MANAGEMENT='http://USER:PASSWORD@HOST:15672'";
     match answer {
@@ -249,12 +248,17 @@ fn judge_accounts(answer: Result<usize, String>) -> Finding {
         )
         .cure(url),
         Ok(count) => Finding::right(question, format!("RabbitMQ's own users are read: {count}")),
-        Err(why) => Finding::wrong(
-            question,
-            format!("RabbitMQ's own users cannot be read: {why}"),
-        )
-        .cure("rabbitmqctl set_user_tags USER administrator")
-        .cure(url),
+        Err(error) => {
+            let text = format!("RabbitMQ's own users cannot be read: {error}");
+            let found = Finding::wrong(question, text);
+            let found = match error {
+                SourceError::Refused(..) => {
+                    found.cure("rabbitmqctl set_user_tags USER administrator")
+                }
+                _ => found,
+            };
+            found.cure(url)
+        }
     }
 }
 
@@ -449,8 +453,17 @@ fn shown_exchange(name: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use reqwest::StatusCode;
+    use serde_json::json;
+    use tokio::task::spawn_blocking;
+
     use super::*;
-    use crate::doctor::finding::Mark;
+    use crate::{
+        auth::rabbitmq::{Tag, tests::management},
+        doctor::finding::Mark,
+    };
 
     const QUICK: Duration = Duration::from_millis(3);
 
@@ -496,7 +509,39 @@ mod tests {
     fn users_that_are_none_are_doubtful() {
         assert_eq!(judge_accounts(Ok(3)).mark, Mark::Right);
         assert_eq!(judge_accounts(Ok(0)).mark, Mark::Doubtful);
-        assert_eq!(judge_accounts(Err("no list".into())).mark, Mark::Wrong);
+    }
+
+    #[test]
+    fn a_tag_is_the_cure_of_a_refusal_alone() {
+        let host = || Box::<str>::from("http://rabbit:15672");
+        let tags = |error| {
+            let found = judge_accounts(Err(error));
+            assert_eq!(found.mark, Mark::Wrong);
+            found.cure[0].starts_with("rabbitmqctl set_user_tags")
+        };
+        let (status, tag) = (StatusCode::UNAUTHORIZED, Tag::Administrator);
+        assert!(tags(SourceError::Refused(host(), status, tag)));
+        assert!(!tags(SourceError::Timeout(host())));
+    }
+
+    /// There are five lists, and the gateway waits for all of them 30 seconds.
+    #[tokio::test(start_paused = true)]
+    async fn users_that_are_read_slowly_are_right() {
+        // While this runs, time goes on only where it is told to.
+        let (done, until_done) = mpsc::channel::<()>();
+        let still = spawn_blocking(move || until_done.recv());
+        let lag = Duration::from_millis(1_200);
+        let mut config = Config::default();
+        config.auth_rabbitmq.management = management(lag, |path, _| match path {
+            "users" => json!([{ "name": "alice", "password_hash": "", "tags": [] }]),
+            "vhosts" => json!([{ "name": "/" }]),
+            _ => json!([]),
+        })
+        .await;
+        let found = accounts(&config).await.unwrap();
+        assert_eq!(found.mark, Mark::Right, "{found:?}");
+        drop(done);
+        assert!(still.await.unwrap().is_err());
     }
 
     #[test]

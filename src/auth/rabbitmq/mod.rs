@@ -13,7 +13,7 @@ mod password;
 pub mod pattern;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 
 use std::{fmt, future, path::Path, sync::Arc};

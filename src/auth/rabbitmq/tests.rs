@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    time::{Duration, advance},
 };
 
 use super::*;
@@ -450,8 +451,12 @@ async fn a_file_is_read_again_if_it_has_changed_and_a_broken_one_changes_nothing
 }
 
 /// A management plug-in that answers each request by `answer`, of its path below `/api/` and of how
-/// often it was asked for that before. Answers its URL.
-async fn management(answer: impl Fn(&str, usize) -> Value + Send + 'static) -> String {
+/// often it was asked for that before; `lag` later, for which the clock has to stand still, if it is
+/// not zero. Answers its URL.
+pub(crate) async fn management(
+    lag: Duration,
+    answer: impl Fn(&str, usize) -> Value + Send + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -466,6 +471,9 @@ async fn management(answer: impl Fn(&str, usize) -> Value + Send + 'static) -> S
             let (_, path) = request.split_once(" /api/").unwrap();
             let path = path.split([' ', '?']).next().unwrap().to_owned();
             let before = asked.iter().filter(|asked| **asked == path).count();
+            if !lag.is_zero() {
+                advance(lag).await;
+            }
             let body = answer(&path, before).to_string();
             asked.push(path);
             let head = format!(
@@ -483,7 +491,7 @@ async fn management(answer: impl Fn(&str, usize) -> Value + Send + 'static) -> S
 async fn a_user_who_changes_between_two_lists_has_no_key_too_many() {
     for change in ["stays", "is deleted", "gets rights"] {
         // Behind the permissions that are asked for first.
-        let url = management(move |path, before| match path {
+        let url = management(Duration::ZERO, move |path, before| match path {
             "users" => json!([user("mallory")]),
             "vhosts" => json!([{ "name": "/" }]),
             "permissions" => match (change, before) {
