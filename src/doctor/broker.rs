@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::{
     Subject,
     args::{Doctor, pairs},
-    ask::{PATIENCE, ask, late},
+    ask::{PATIENCE, ask, late, timed},
     exchanges::{self, Exchange},
     finding::Finding,
     journals, management,
@@ -273,15 +273,7 @@ struct Queues {
 }
 
 async fn queues(examined: &Examined, config: &Config, account: &str, vhost: &str) -> Vec<Finding> {
-    let (asked, time) = ask(ask_queues(examined)).await;
-    let (answers, writable) = asked.unwrap_or_else(|| {
-        let failure = Some(format!("RabbitMQ {}", late()));
-        let answers = Queues {
-            failure,
-            ..Queues::default()
-        };
-        (answers, None)
-    });
+    let ((answers, writable), time) = timed(ask_queues(examined)).await;
     let mut findings = permissions(&answers, config, account, vhost);
     if config.broker.impersonate
         && let Some(writable) = writable
@@ -291,6 +283,8 @@ async fn queues(examined: &Examined, config: &Config, account: &str, vhost: &str
     findings.into_iter().map(|found| found.took(time)).collect()
 }
 
+/// Each question has its own time: on a long way to RabbitMQ they take more together. Behind one
+/// without an answer no more are asked.
 async fn ask_queues(examined: &Examined) -> (Queues, Option<Writable>) {
     let mut answers = Queues::default();
     let queue = examined.declare(FEED_QUEUES).await;
@@ -307,6 +301,9 @@ async fn ask_queues(examined: &Examined) -> (Queues, Option<Writable>) {
             Err(error.clone()),
         ),
     }
+    if answers.failure.is_some() {
+        return (answers, None);
+    }
     let writable = examined.may_write("").await;
     answers.note(
         "write",
@@ -317,6 +314,9 @@ async fn ask_queues(examined: &Examined) -> (Queues, Option<Writable>) {
         // As feeds do it, in one step.
         let declared = examined.declare_feed_queue().await.map(drop);
         answers.note("configure", "a feed's queue", declared);
+    }
+    if answers.failure.is_some() {
+        return (answers, None);
     }
     match examined.declare(own_queues::SUBSCRIPTION_QUEUES).await {
         Ok(queue) => {

@@ -1,10 +1,7 @@
 //! Exchanges that the configuration names: whether they are there, of which type, and what the
 //! gateway's account may do with them.
 
-use super::{
-    ask::{ask, late},
-    finding::Finding,
-};
+use super::{ask::timed, finding::Finding};
 use crate::{
     broker::{
         Binding, BrokerError, ExchangeKind,
@@ -43,7 +40,7 @@ pub(super) enum Role {
 #[derive(Debug)]
 struct Answers {
     seen: Result<Seen, BrokerError>,
-    /// Whether the account may make it.
+    /// Whether the account may make it, if it is not there.
     make: Result<(), BrokerError>,
     /// Whether it may bind queues to it.
     read: Result<(), BrokerError>,
@@ -53,17 +50,26 @@ struct Answers {
 /// Asks about one.
 pub(super) async fn examine(examined: &Examined, wanted: &Exchange, vhost: &str) -> Vec<Finding> {
     let name = &*wanted.name;
-    let (answers, time) = ask(async {
-        let seen = examined.exchange(name).await;
-        let make = examined.may_make(name).await;
-        let (mut read, mut write) = (Ok(()), Ok(()));
-        if let Ok(Seen::There(_)) = seen {
-            let queue = examined.declare(crate::broker::FEED_QUEUES).await;
-            // What is wrong with queues is told elsewhere.
-            if let Ok(queue) = queue {
-                read = may_read(examined, &queue, name).await;
+    let (answers, time) = timed(async {
+        let mut seen = examined.exchange(name).await;
+        let (mut make, mut read, mut write) = (Ok(()), Ok(()), Ok(()));
+        match seen {
+            Ok(Seen::There(_)) => {
+                let queue = examined.declare(crate::broker::FEED_QUEUES).await;
+                // What is wrong with queues is told elsewhere.
+                if let Ok(queue) = queue {
+                    read = may_read(examined, &queue, name).await;
+                }
+                write = examined.may_write(name).await.map(drop);
             }
-            write = examined.may_write(name).await.map(drop);
+            Ok(Seen::Missing) => {
+                make = examined.may_make(name).await;
+                // Then it is not known whether the account may.
+                if let Err(error @ BrokerError::Unavailable(_)) = &make {
+                    seen = Err(error.clone());
+                }
+            }
+            Err(_) => {}
         }
         Answers {
             seen,
@@ -73,13 +79,7 @@ pub(super) async fn examine(examined: &Examined, wanted: &Exchange, vhost: &str)
         }
     })
     .await;
-    let findings = match answers {
-        Some(answers) => judge(wanted, vhost, &answers),
-        None => {
-            let text = format!("exchange {name}: RabbitMQ {}", late());
-            vec![Finding::wrong("broker.exchange", text)]
-        }
-    };
+    let findings = judge(wanted, vhost, &answers);
     findings.into_iter().map(|found| found.took(time)).collect()
 }
 
@@ -304,7 +304,7 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
     }
     let mut findings = Vec::new();
     for exchange in &config.feed.whole {
-        let (answers, time) = ask(async {
+        let (answers, time) = timed(async {
             let seen = examined.exchange(exchange).await?;
             let mut beside = Beside::There;
             for name in inspect::beside(exchange) {
@@ -323,8 +323,7 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
             Ok::<_, BrokerError>((seen, beside))
         })
         .await;
-        let late = || Err(BrokerError::Unavailable(late().into()));
-        let found = judge_whole(vhost, exchange, answers.unwrap_or_else(late));
+        let found = judge_whole(vhost, exchange, answers);
         findings.push(found.took(time));
     }
     findings

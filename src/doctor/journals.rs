@@ -3,10 +3,7 @@
 
 use serde_json::Value;
 
-use super::{
-    ask::{ask, late},
-    finding::Finding,
-};
+use super::{ask::timed, finding::Finding};
 use crate::{
     broker::{
         BrokerError, ExchangeKind,
@@ -25,7 +22,7 @@ pub(super) async fn examine(
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for exchange in &config.journal.exchanges {
-        let (answer, time) = ask(async {
+        let (answer, time) = timed(async {
             let unsuited = match examined.exchange(exchange).await? {
                 Seen::There(Some(kind)) => unsuited("broker.journal", exchange, kind, config),
                 Seen::There(None) | Seen::Missing => None,
@@ -39,7 +36,6 @@ pub(super) async fn examine(
             })
         })
         .await;
-        let answer = answer.unwrap_or_else(|| Err(BrokerError::Unavailable(late().into())));
         let found = answer.unwrap_or_else(|error| judge(exchange, account, vhost, Err(error)));
         findings.push(found.took(time));
     }

@@ -13,8 +13,8 @@ use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    Answer, Authority, Call, DEADLINE, FEED, Hook, RabbitMq, Redis, RedisCluster, RedisSentinels,
-    Vhost, eventually, free_ports, unique,
+    Answer, Authority, Call, DEADLINE, FEED, Hook, Proxy, RabbitMq, Redis, RedisCluster,
+    RedisSentinels, Vhost, eventually, free_ports, unique,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -339,6 +339,19 @@ async fn a_broker_that_is_down() {
     let found = down.is_wrong("broker.login", "cannot be reached").await;
     assert_eq!(found.cure[0], "systemctl start rabbitmq-server");
     setup.is_sound().await;
+}
+
+/// Each question is answered in its time; together they take longer.
+#[tokio::test]
+async fn a_broker_that_is_far_away() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    // About what a round trip takes then; some twenty are the most that is asked for one answer.
+    proxy.fragment(64 * 1024, Duration::from_millis(350));
+    let url = format!("amqp://guest:guest@{}", proxy.address());
+    let setup = Setup::new(&vhost, &hook).set("broker.url", url);
+    let report = setup.is_sound().await;
+    report.found("broker.permissions", "right", "may have feeds");
 }
 
 #[tokio::test]
