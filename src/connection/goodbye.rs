@@ -9,7 +9,12 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep_until, timeout},
 };
 
-use super::{Connection, end::End, event::Event, link::Link};
+use super::{
+    Connection,
+    end::{End, Ended},
+    event::Event,
+    link::{Link, LinkError},
+};
 use crate::telemetry::{self, Ending};
 
 /// How long the last words to a client may take, and before them what it asked for and left.
@@ -35,8 +40,10 @@ impl<L: Link> Connection<L> {
     }
 
     /// Carries out what was read, and is not decoded yet, too: at its client's pace, for to go is no way
-    /// round that; nor round a kick or a ban, which end what the broker has not heard of.
+    /// round that; nor round a kick or a ban, which end what the broker has not heard of. Where the link
+    /// broke, what came before that is read, too: a client over HTTP was told that it has come.
     async fn finish_operations(&mut self) {
+        let mut may_have_more = self.is_broken();
         loop {
             if let Some(problem) = self.context.guard.mailbox().take_revocation() {
                 self.handle(Event::Problem(problem));
@@ -47,6 +54,10 @@ impl<L: Link> Connection<L> {
             }
             if self.reader.ends_turn() {
                 yield_now().await;
+                continue;
+            }
+            if may_have_more && self.wants_bytes() {
+                may_have_more = self.read_on().await;
                 continue;
             }
             let next = poll_fn(|task| {
@@ -62,13 +73,48 @@ impl<L: Link> Connection<L> {
                 }
                 Ok(Some(done)) => self.handle_done(Instant::now(), done),
                 Ok(None) => match self.reader.paused_until() {
-                    Some(until) if !self.reader.is_empty() => {
+                    Some(until) if may_have_more || !self.reader.is_empty() => {
                         sleep_until(until).await;
                         self.resume(Instant::now());
                     }
                     _ => return,
                 },
             }
+        }
+    }
+
+    /// Whether it ended for its link broke. A client that is cut otherwise may be there, and send more
+    /// and more.
+    fn is_broken(&self) -> bool {
+        matches!(
+            self.ended.as_deref(),
+            Some(Ended {
+                end: End::Link(Some(LinkError::Io(_))),
+                ..
+            })
+        )
+    }
+
+    /// Whether all that was read is decoded, and more can be.
+    fn wants_bytes(&self) -> bool {
+        self.reader.is_empty() && !self.reader.is_paused() && self.session.wants_frame()
+    }
+
+    /// Reads what is there; false if that was all.
+    async fn read_on(&mut self) -> bool {
+        // Others have their turn; and one that has had too much of it would be told that nothing is there.
+        yield_now().await;
+        let is_idle = self.operations.is_idle();
+        let reading = poll_fn(|task| {
+            let (reader, link) = (&mut self.reader, &mut self.link);
+            Poll::Ready(reader.poll(link, is_idle, &self.context, task))
+        });
+        match reading.await {
+            Poll::Ready(Ok(Some(bytes))) => {
+                self.handle_received(Instant::now(), bytes);
+                true
+            }
+            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => false,
         }
     }
 

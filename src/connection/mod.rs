@@ -229,7 +229,7 @@ impl<L: Link> Connection<L> {
 
     /// Hands the session its next frame; `false` if there is none, or it must wait.
     fn decode(&mut self) -> bool {
-        // At the end nothing makes room for the answers any more, and they are few: of one read.
+        // At the end nothing makes room for the answers any more, and they are few: to what came before.
         let has_room = self.ended.is_some() || !is_congested(&self.link);
         has_room && self.reader.decode(&mut self.session, &self.context)
     }

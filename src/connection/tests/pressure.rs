@@ -243,6 +243,13 @@ struct OverHttp {
 }
 
 impl OverHttp {
+    fn new(house: &House) -> Self {
+        Self {
+            sockjs: SockJs::new(sockjs_server::Options::at("/stomp")),
+            gateway: Arc::new(Gateway(Arc::clone(&house.services))),
+        }
+    }
+
     async fn ask(&self, endpoint: &str, body: String) -> hyper::Response<sockjs_server::Body> {
         let request = Request::post(format!("/stomp/000/session/{endpoint}"))
             .body(Full::<Bytes>::from(body))
@@ -252,9 +259,25 @@ impl OverHttp {
     }
 
     async fn send(&self, frame: &str) {
-        let body = serde_json::json!([frame]).to_string();
+        self.send_all(&[frame.to_owned()]).await;
+    }
+
+    /// In one request.
+    async fn send_all(&self, frames: &[String]) {
+        let body = serde_json::json!(frames).to_string();
         let answer = self.ask("xhr_send", body).await;
         assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    }
+}
+
+/// Reads an answer until this comes.
+async fn read_until(answer: &mut hyper::Response<sockjs_server::Body>, part: &str) {
+    loop {
+        let frame = answer.body_mut().frame().await.unwrap().unwrap();
+        let bytes = frame.into_data().unwrap();
+        if String::from_utf8_lossy(&bytes).contains(part) {
+            break;
+        }
     }
 }
 
@@ -262,26 +285,14 @@ impl OverHttp {
 #[tokio::test(start_paused = true)]
 async fn what_a_lost_client_of_sockjs_has_not_taken_goes_to_another() {
     let house = House::new();
-    let session = OverHttp {
-        sockjs: SockJs::new(sockjs_server::Options::at("/stomp")),
-        gateway: Arc::new(Gateway(Arc::clone(&house.services))),
-    };
+    let session = OverHttp::new(&house);
     let mut answer = session.ask("xhr_streaming", String::new()).await;
-    let mut until = async |part: &str| {
-        loop {
-            let frame = answer.body_mut().frame().await.unwrap().unwrap();
-            let bytes = frame.into_data().unwrap();
-            if String::from_utf8_lossy(&bytes).contains(part) {
-                break;
-            }
-        }
-    };
     session.send(CONNECT).await;
-    until("CONNECTED").await;
+    read_until(&mut answer, "CONNECTED").await;
     session
         .send("SUBSCRIBE\nid:1\ndestination:/queue/q\nreceipt:s\n\n\0")
         .await;
-    until("RECEIPT").await;
+    read_until(&mut answer, "RECEIPT").await;
     house.publish("", "q", "job");
     settle().await;
     drop(answer);
@@ -289,6 +300,54 @@ async fn what_a_lost_client_of_sockjs_has_not_taken_goes_to_another() {
     let mut other = Client::connect(&house).await;
     other.send("SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0");
     other.expect_message("job").await;
+}
+
+/// Its request was answered, and it went: what came with it is done, however little was read by then.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_client_of_sockjs_had_sent_is_done() {
+    // More than may be under way (`max_pending`).
+    const SENDS: usize = 200;
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let session = OverHttp::new(&house);
+    let mut answer = session.ask("xhr_streaming", String::new()).await;
+    session.send(CONNECT).await;
+    read_until(&mut answer, "CONNECTED").await;
+    house.slow.gate.close();
+    let sends: Vec<_> = (0..SENDS)
+        .map(|number| format!("SEND\ndestination:/topic/a\nreceipt:{number}\n\n{number}\0"))
+        .collect();
+    session.send_all(&sends).await;
+    settle().await;
+    drop(answer);
+    settle().await;
+    // The first receipt shows that its client is gone.
+    house.slow.gate.open();
+    for number in 0..SENDS {
+        reader.expect_message(&number.to_string()).await;
+    }
+}
+
+/// What comes behind a DISCONNECT is ignored, as ever.
+#[tokio::test(start_paused = true)]
+async fn what_came_before_the_link_broke_is_read_on() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::connect(&house).await;
+    client.wire.set_room(0);
+    // To be written, and so it is noticed before the rest is read that nothing can be.
+    client.send("BEGIN\ntransaction:b\nreceipt:r\n\n\0");
+    client.send("SEND\ndestination:/topic/a\n\nlast\0");
+    client.send("DISCONNECT\n\n\0");
+    client.send("SEND\ndestination:/topic/a\n\nnever\0");
+    client.wire.break_off();
+    client.expect_end().await;
+    house.publish("amq.topic", "a", "fence");
+    for body in ["last", "fence"] {
+        reader.expect_message(body).await;
+    }
 }
 
 /// Drives a connection as far as it gets for now.
