@@ -146,7 +146,7 @@ export class Subscriptions {
       if (this.#isHere(next) || this.#isParting(next)) answers.push(this.#ask(connection, next));
     }
     connection.isAsking = false;
-    connection.answers = Promise.all([connection.answers, ...answers]); // also those to what was asked before
+    connection.answers = Promise.all([connection.answers, ...answers]).then(() => {}); // also those to what was asked before; their values would nest ever deeper
     await connection.answers;
     connection.levelAt ??= Date.now();
   }
@@ -293,7 +293,8 @@ export class Subscriptions {
 
 /** The queue is named by user, destination and `id`, which all devices would count from `sub-1`. */
 function isNamedById(destination, headers) {
-  return headers.durable === 'true' && headers['x-queue-name'] === undefined && /^\/(exchange|topic)\//.test(destination);
+  const isDurable = ['durable', 'persistent'].some((name) => /^\s*[Tt]rue\s*$/.test(headers[name])); // as the server reads them
+  return isDurable && headers['x-queue-name'] === undefined && /^\/(exchange|topic)\//.test(destination);
 }
 
 /** A promise that somebody else settles. Not every application waits for it: its callbacks tell, too. */

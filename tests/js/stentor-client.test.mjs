@@ -10,6 +10,7 @@ import { Client } from '@stomp/stompjs';
 import { Problem, problemOfClose, problemOfError, readAdvice } from '../../clients/js/advice.js';
 import { StentorClient } from '../../clients/js/client.js';
 import { Alarm, Pace, pause, readExpiry, renewAfter } from '../../clients/js/pace.js';
+import { Subscriptions } from '../../clients/js/subscriptions.js';
 import { FakeSocket, pass, settled } from './fake-socket.mjs';
 
 globalThis.WebSocket = FakeSocket;
@@ -442,11 +443,29 @@ const LEFT = 'UNSUBSCRIBE phone true';
 test('a durable subscription has an id of its own: its queue is named by it, and all devices count from sub-1', async (context) => {
   const { client } = made(context);
   const headers = { durable: 'true', 'auto-delete': 'false' };
+  const nameless = [headers, { durable: true }, { durable: 'True' }, { persistent: 'true' }, { durable: 'false', persistent: true }]; // each goes as a text, and the server takes both names
   for (const destination of ['/exchange/feed/k', '/topic/news']) {
-    await assert.rejects(Promise.race([client.subscribe(destination, () => {}, { headers }), settled()]), { name: 'TypeError', message: /id/ });
+    for (const unnamed of nameless) {
+      await assert.rejects(Promise.race([client.subscribe(destination, () => {}, { headers: unnamed }), settled()]), { name: 'TypeError', message: /id/ });
+    }
   }
   const named = [['/topic/news', { ...headers, id: 'phone' }], ['/topic/old', { ...headers, 'x-queue-name': 'mine' }], ['/queue/work', headers]];
   for (const [destination, more] of named) await Promise.race([client.subscribe(destination, () => {}, { headers: more }), settled()]);
+});
+
+test('a connection keeps nothing of the subscriptions that came and went', async () => {
+  const connection = {
+    subscribe: (id, destination, headers, done) => done({ headers: {} }),
+    request: () => Promise.resolve(),
+  };
+  const subscriptions = new Subscriptions(1e6, () => {});
+  subscriptions.connect(connection);
+  for (let round = 0; round < 1_000; round += 1) {
+    const { unsubscribe } = await subscriptions.add('/topic/news', () => {});
+    await unsubscribe();
+  }
+  await settled();
+  assert.equal(await connection.answers, undefined);
 });
 
 test('a durable subscription that is given up while there is no connection is left at the next one', async (context) => {
