@@ -58,7 +58,10 @@ pub(in crate::hub) struct Journal {
 /// Those who wait for a reading.
 #[derive(Default)]
 struct Line {
+    /// In the order in which they joined.
     waiting: Vec<Joiner>,
+    /// How many have joined until now.
+    joined: u64,
     /// How many readings there are.
     running: u16,
 }

@@ -31,6 +31,8 @@ pub(super) struct Joiner {
     pub(super) left_out: Arc<AtomicBool>,
     /// Whether a reading came to it.
     pub(super) turn: Turn,
+    /// Which one of its line it is, since it joined that.
+    pub(super) number: u64,
 }
 
 /// How it is with a subscription that waits for a reading.

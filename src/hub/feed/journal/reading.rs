@@ -54,7 +54,7 @@ impl Feed {
             false => (&journal.far, journal.replays),
         };
         let mut line = line.lock();
-        line.waiting.push(joiner);
+        line.add(joiner);
         if line.running >= most {
             return;
         }
@@ -287,6 +287,13 @@ impl Drop for Running<'_> {
 }
 
 impl Line {
+    /// One more waits, behind all others.
+    fn add(&mut self, mut joiner: Joiner) {
+        joiner.number = self.joined;
+        self.joined = self.joined.saturating_add(1);
+        self.waiting.push(joiner);
+    }
+
     /// Whoever waits longest, and all who are near; if nobody waits, the reading is over. With
     /// [`u64::MAX`], all.
     fn take(&mut self, window: u64) -> Option<Vec<Joiner>> {
@@ -312,18 +319,70 @@ impl Line {
         Some(taken.collect())
     }
 
-    /// Those to which a reading did not come keep their places.
+    /// Those to which a reading did not come keep their places: behind whoever has waited longer.
     fn put_back(&mut self, mut joiners: Vec<Joiner>) {
         for joiner in &mut joiners {
             joiner.turn = Turn::Overdue;
         }
-        joiners.append(&mut self.waiting);
-        self.waiting = joiners;
+        self.waiting.append(&mut joiners);
+        self.waiting.sort_by_key(|joiner| joiner.number);
     }
 }
 
 impl Left {
     pub(super) fn is_recent(self) -> bool {
         self != Self::Older
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stomp_session::SubscriptionId;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::hub::{Mailbox, MailboxConfig, feed::Subscriber};
+
+    fn joiner(position: u64) -> Joiner {
+        let (done, _) = oneshot::channel();
+        Joiner {
+            pattern: "#".into(),
+            subscriber: Subscriber {
+                mailbox: Mailbox::new(MailboxConfig::default()),
+                subscription: SubscriptionId(1),
+            },
+            position,
+            missed: 0,
+            done,
+            is_stalled: false,
+            is_strict: false,
+            left_out: Arc::default(),
+            turn: Turn::Waits,
+            number: 0,
+        }
+    }
+
+    fn positions(joiners: &[Joiner]) -> Vec<u64> {
+        joiners.iter().map(|joiner| joiner.position).collect()
+    }
+
+    /// Nobody goes before one that has waited longer, but the first time for those near the first.
+    #[test]
+    fn those_put_back_are_behind_whoever_has_waited_longer() {
+        let mut line = Line::default();
+        for position in [14_000, 100, 17_000, 19_000, 20_500] {
+            line.add(joiner(position));
+        }
+        let mut taken = line.take(WINDOW).unwrap();
+        assert_eq!(positions(&taken), [14_000, 17_000, 19_000, 20_500]);
+        line.add(joiner(16_000));
+        // The reading came to the first one alone.
+        line.put_back(taken.split_off(1));
+        let waiting = [100, 17_000, 19_000, 20_500, 16_000];
+        assert_eq!(positions(&line.waiting), waiting);
+        // Far from all others, it is read alone; then they are.
+        assert_eq!(positions(&line.take(10_000).unwrap()), [100]);
+        let taken = line.take(WINDOW).unwrap();
+        assert_eq!(positions(&taken), [17_000, 19_000, 20_500]);
     }
 }

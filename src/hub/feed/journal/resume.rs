@@ -322,6 +322,7 @@ impl Feed {
                 is_strict,
                 left_out: Arc::clone(&left_out),
                 turn: Turn::Waits,
+                number: 0,
             };
             self.join(&journal, joiner, is_recent);
             match outcome.await {
