@@ -412,19 +412,27 @@ pub enum Argument {
 
 /// The first of the gateway's own lanes ([`Publish::lane`]), each of which is used for as long as it
 /// runs.
-pub const STANDING_LANES: u64 = LANE_OF_DEMO;
+pub const STANDING_LANES: u64 = LAST_OF_UNHEARD - 10_000;
+/// Messages that nobody heard: of the first of their sources ([`lane_of_unheard`]).
+const LAST_OF_UNHEARD: u64 = u64::MAX - 5;
 /// Messages of the demo's page.
-pub const LANE_OF_DEMO: u64 = u64::MAX - 5;
+pub const LANE_OF_DEMO: u64 = u64::MAX - 4;
 /// Commands, and the answers to them.
-pub const LANE_OF_CONTROL: u64 = u64::MAX - 4;
+pub const LANE_OF_CONTROL: u64 = u64::MAX - 3;
 /// Trials of an exchange, whether it leads to the offline one.
-pub const LANE_OF_TRIALS: u64 = u64::MAX - 3;
+pub const LANE_OF_TRIALS: u64 = u64::MAX - 2;
 /// Messages that workers of the gateway hand to the offline exchange.
-pub const LANE_OF_OFFLINE: u64 = u64::MAX - 2;
-/// Messages that nobody heard.
-pub const LANE_OF_UNHEARD: u64 = u64::MAX - 1;
+pub const LANE_OF_OFFLINE: u64 = u64::MAX - 1;
 /// Events of presence.
 pub const LANE_OF_EVENTS: u64 = u64::MAX;
+
+/// Messages that nobody heard, by the number of their source: one that is not confirmed holds up no
+/// others. Beyond 10,000 sources, some share one.
+#[must_use]
+pub fn lane_of_unheard(source: usize) -> u64 {
+    let lane = LAST_OF_UNHEARD.saturating_sub(source as u64);
+    lane.max(STANDING_LANES)
+}
 
 /// A message to publish.
 #[derive(Clone, Debug)]

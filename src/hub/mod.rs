@@ -52,7 +52,7 @@ use crate::{
     background,
     broker::{
         Broker, BrokerError, Confirm, Cursor, ExchangeKind, FeedConfig, FeedId, JournalConfig,
-        OfflineFeeds, Publish, VirtualHost,
+        OfflineFeeds, Publish, VirtualHost, lane_of_unheard,
     },
     telemetry::{self, PublishingCounted},
 };
@@ -94,8 +94,9 @@ impl Away {
         let (linger, unbinding) = Linger::start(Duration::ZERO);
         let mut tasks = vec![unbinding];
         let mut unheard = HashMap::new();
-        for source in sources {
-            let (of_source, handing_on) = Unheard::start(source, Arc::clone(host));
+        for (number, source) in sources.iter().enumerate() {
+            let lane = lane_of_unheard(number);
+            let (of_source, handing_on) = Unheard::start(source, lane, Arc::clone(host));
             unheard.insert(source.as_str().into(), of_source);
             tasks.push(handing_on);
         }

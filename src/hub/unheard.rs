@@ -13,9 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     background,
     backoff::Backoff,
-    broker::{
-        BrokerError, LANE_OF_UNHEARD, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of,
-    },
+    broker::{BrokerError, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of},
     messaging::mark_duplicate,
     telemetry,
 };
@@ -36,6 +34,8 @@ struct Vain {
     /// One of its keys.
     key: Box<str>,
     message: Arc<Message>,
+    /// As in [`Publish::lane`].
+    lane: u64,
     /// The broker may have it already.
     is_again: bool,
 }
@@ -43,6 +43,8 @@ struct Vain {
 /// Takes those of one source: while its messages are refused, those of others are handed on.
 pub(super) struct Unheard {
     source: Arc<str>,
+    /// Its own ([`lane_of_unheard`](crate::broker::lane_of_unheard)).
+    lane: u64,
     sender: mpsc::UnboundedSender<Vain>,
     /// What waits, or is on its way.
     waiting: watch::Sender<Waiting>,
@@ -59,11 +61,13 @@ impl Unheard {
     /// Hands them on for as long as the handle lives.
     pub(super) fn start(
         source: &str,
+        lane: u64,
         host: Arc<dyn VirtualHost>,
     ) -> (Arc<Self>, AbortOnDropHandle<()>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let unheard = Arc::new(Self {
             source: source.into(),
+            lane,
             sender,
             waiting: watch::Sender::new(Waiting::default()),
         });
@@ -85,6 +89,7 @@ impl Unheard {
             exchange: Arc::clone(&self.source),
             key: key.into(),
             message: Arc::clone(message),
+            lane: self.lane,
             is_again: false,
         };
         let weight = message.weight();
@@ -205,7 +210,7 @@ impl Vain {
             body: self.message.body.clone(),
             mandatory: true,
             // Messages of a key stay in order.
-            lane: LANE_OF_UNHEARD,
+            lane: self.lane,
             slow: None,
         }
     }

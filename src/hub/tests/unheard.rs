@@ -1,11 +1,13 @@
 //! Messages that came in vain, at a broker whose word on them gets lost.
 
+use std::collections::HashSet;
+
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::{
-    broker::{OfflineConfig, offline_of},
+    broker::{OfflineConfig, STANDING_LANES, lane_of_unheard, offline_of},
     hub::unheard::Unheard,
 };
 
@@ -20,7 +22,7 @@ struct HandingOn {
 impl HandingOn {
     fn start() -> Self {
         let fake = Fake::new(&[]);
-        let (unheard, running) = Unheard::start("feed", Arc::clone(&fake) as _);
+        let (unheard, running) = Unheard::start("feed", lane_of_unheard(0), Arc::clone(&fake) as _);
         Self {
             fake,
             unheard,
@@ -129,4 +131,12 @@ async fn a_source_that_leads_nowhere_holds_up_no_other() {
     };
     assert!(of("direct") > 1, "it is tried again");
     assert_eq!(of("topic"), 1);
+    // Nor does one that is not confirmed: messages of a lane take turns.
+    let offline = sources.map(offline_of);
+    let handed_on = published
+        .iter()
+        .filter(|publish| offline.iter().any(|offline| *publish.exchange == **offline));
+    let lanes: HashSet<_> = handed_on.map(|publish| publish.lane).collect();
+    assert_eq!(lanes.len(), 2);
+    assert!(lanes.iter().all(|lane| *lane >= STANDING_LANES));
 }
