@@ -28,7 +28,7 @@ use crate::{
                 Feed, Ready, Shared,
                 runner::{Parts, Serve, unbound},
                 sentinel::Sentinel,
-                taker::{self, FeedTaker},
+                taker::FeedTaker,
             },
             link::{Live, answer},
             reader::{Consumer, Ended, Reader},
@@ -230,32 +230,23 @@ impl JournalRunner {
             return Err(reason);
         }
         if let Some(expected) = self.taker.as_ref().and_then(Journaled::jumped) {
-            if let Some(why) = self.gap_at(expected).await {
-                self.shared.sink.restart(&self.id);
-                taker::interrupted(&*self.shared.sink, &self.id, why);
-            }
+            let first = self.first_available(expected).await;
             if let Some(taker) = &mut self.taker {
-                taker.go_on();
+                taker.judge(first);
             }
         }
         self.consume().await
     }
 
-    /// Why messages are missing where that offset was expected; `None`: none are.
-    async fn gap_at(&self, expected: u64) -> Option<&'static str> {
+    /// The first offset that is still there, as far as that offset; `None`: the broker does not say.
+    async fn first_available(&self, until: u64) -> Option<u64> {
         let ask = JournalAsk {
             start: JournalStart::First,
-            until: expected,
+            until,
             most: 1,
         };
-        match part::read(&self.shared, &self.id.exchange, ask).await {
-            Ok(part) if part.first <= expected => None,
-            Ok(_) => Some("this server was too far behind: what it had not read yet was not kept"),
-            // Told rather than hidden.
-            Err(_) => Some(
-                "offsets were left out, and RabbitMQ does not say whether messages are missing",
-            ),
-        }
+        let part = part::read(&self.shared, &self.id.exchange, ask).await;
+        Some(part.ok()?.first)
     }
 
     /// All bindings are gone.

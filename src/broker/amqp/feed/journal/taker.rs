@@ -85,9 +85,17 @@ impl Journaled {
         last.checked_add(1)
     }
 
-    /// It was found out: the next consumer goes on behind them.
-    pub(super) fn go_on(&mut self) {
-        self.is_judged = self.jump.is_some();
+    /// It was found out what the journal begins with, or the broker does not say: a gap is told, and the
+    /// next consumer goes on behind it.
+    pub(super) fn judge(&mut self, first: Option<u64>) {
+        let Some(expected) = self.jumped() else {
+            return;
+        };
+        if let Some(why) = gap(first, expected) {
+            self.sink.restart(&self.id);
+            interrupted(&*self.sink, &self.id, why);
+        }
+        self.is_judged = true;
     }
 
     /// It takes nothing more by this consumer.
@@ -173,6 +181,18 @@ impl Journaled {
             true => self.sink.store(&self.id, stored),
             // It was there before anybody subscribed.
             false => self.sink.remember(&self.id, stored),
+        }
+    }
+}
+
+/// Why messages are missing where that offset was expected; `None`: none are.
+fn gap(first: Option<u64>, expected: u64) -> Option<&'static str> {
+    match first {
+        Some(first) if first <= expected => None,
+        Some(_) => Some("this server was too far behind: what it had not read yet was not kept"),
+        // Told rather than hidden.
+        None => {
+            Some("offsets were left out, and RabbitMQ does not say whether messages are missing")
         }
     }
 }
@@ -305,7 +325,8 @@ mod tests {
         assert_eq!((journaled.jumped(), begin(&journaled)), (None, Some(8)));
         take(&mut journaled, &[8, 900], b"x");
         assert_eq!(told.take(), [""; 0]);
-        journaled.go_on();
+        journaled.judge(Some(9));
+        assert_eq!(told.take(), [""; 0], "they are holes");
         // However often a link is lost, too.
         for _ in 0..2 {
             journaled.reconnected();
@@ -316,12 +337,34 @@ mod tests {
         assert_eq!((journaled.last(), journaled.jumped()), (Some(901), None));
     }
 
+    /// Before anything that comes behind it.
+    #[test]
+    fn a_gap_is_told_where_the_journal_begins_later_or_nobody_knows() {
+        for first in [Some(8), Some(10), Some(900), None] {
+            let (mut journaled, told) = scene();
+            take(&mut journaled, &[5, 6, 8, 900], b"x");
+            told.take();
+            journaled.judge(first);
+            let gap: &[&str] = match first {
+                Some(8) => &[],
+                _ => &["restart", "interrupted"],
+            };
+            assert_eq!(told.take(), gap, "{first:?}");
+            journaled.reconnected();
+            take(&mut journaled, &[900, 901], b"x");
+            assert_eq!(told.take(), ["900", "901"]);
+            // There is nothing more to judge.
+            journaled.judge(None);
+            assert_eq!(told.take(), [""; 0]);
+        }
+    }
+
     #[test]
     fn what_is_missing_behind_a_jump_is_told() {
         for (offset, body) in [(901, b"x"), (900, b"y")] {
             let (mut journaled, told) = scene();
             take(&mut journaled, &[5, 6, 900], b"x");
-            journaled.go_on();
+            journaled.judge(Some(0));
             journaled.reconnected();
             told.take();
             take(&mut journaled, &[offset], body);
