@@ -184,7 +184,7 @@ pub struct JournalAsk {
 }
 
 /// A part of a journal. Within it no offsets are left out, save for holes of one: where more are, it
-/// ends.
+/// ends. Nor is it longer than what has come in time.
 #[derive(Clone, Debug, Default)]
 pub struct JournalPart {
     /// The offset that it began with.

@@ -1,10 +1,15 @@
 //! A part of a journal's past: a consumer of its own reads it, and ends.
 
+use std::time::Duration;
+
 use amqp_wire::{
     Body, Delivery,
     encode::{Fields, Short},
 };
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     Side, gone,
@@ -28,6 +33,8 @@ const PART_OFFSETS: usize = 2_000;
 /// a virtual host share one connection: so few. A quarter of them is acknowledged at a time, so the next
 /// ones are on their way before these have come.
 const PREFETCH: u16 = 64;
+/// How long the consumer of a part that is late may take to end: its connection may be dead.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Gathers a part.
 pub(in crate::broker::amqp::feed) struct PartTaker {
@@ -81,7 +88,7 @@ pub(super) async fn end(shared: &Shared, exchange: &str, side: &Side) -> Result<
     Ok(part.first)
 }
 
-/// `begun` is called when messages may come.
+/// `begun` is called when messages may come. A part that is late is what has come of it.
 async fn gather<F: Future<Output = Result<(), BrokerError>>>(
     shared: &Shared,
     exchange: &str,
@@ -99,13 +106,14 @@ async fn gather<F: Future<Output = Result<(), BrokerError>>>(
     let consumer = reader.consume(&stream, prefetch, taker, deadline).await;
     let mut consumer = consumer.map_err(|ended| ended.reason)?;
     begun().await?;
-    tokio::select! {
-        outcome = timeout_at(deadline, gathered) => {
-            if outcome.is_err() {
-                return Err(BrokerError::Unavailable(late()));
-            }
-        }
+    let is_late = tokio::select! {
+        outcome = timeout_at(deadline, gathered) => outcome.is_err(),
         ended = consumer.ended() => return Err(ended.reason),
+    };
+    if is_late {
+        let taker = timeout(ENDING, consumer.cancel()).await.ok().flatten();
+        let part = taker.and_then(PartTaker::so_far);
+        return part.ok_or_else(|| BrokerError::Unavailable(late()));
     }
     let taker = consumer.cancel().await;
     let lost = || BrokerError::Unavailable("the connection was lost".into());
@@ -210,6 +218,11 @@ impl PartTaker {
         }
     }
 
+    /// What has come, if anything has: a part may end anywhere. A marker is none.
+    fn so_far(self) -> Option<JournalPart> {
+        (self.marker.is_none() && self.part.next > 0).then_some(self.part)
+    }
+
     /// One offset is all that is wanted, be it of a message or not.
     fn looks_only(&self) -> bool {
         self.ask.most == 1
@@ -257,6 +270,27 @@ mod tests {
         assert_eq!(gathered.try_recv(), Ok(()));
         assert_eq!((taker.part.first, taker.part.next), (3, 7));
         assert_eq!(taker.part.messages.len(), 3);
+    }
+
+    /// Or nobody could catch up where RabbitMQ is so slow that no part is whole in time.
+    #[test]
+    fn what_has_come_of_a_part_that_is_late_is_a_part() {
+        let (part, _gathered) = taker(1_000);
+        assert!(part.so_far().is_none(), "nothing has come");
+        let (mut part, mut gathered) = taker(1_000);
+        for offset in [3, 5] {
+            take(&mut part, offset, 1);
+        }
+        assert!(gathered.try_recv().is_err(), "it is not whole");
+        let part = part.so_far().unwrap();
+        assert_eq!((part.first, part.next, part.messages.len()), (3, 6, 2));
+        let (mut part, _gathered) = taker(1_000);
+        part.marker = Some(Marker {
+            name: Box::default(),
+            number: [0; 8],
+        });
+        take(&mut part, 3, 1);
+        assert!(part.so_far().is_none(), "the marker has not come");
     }
 
     /// Whatever was asked for, what is on its way behind the end is little.
