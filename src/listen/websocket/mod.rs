@@ -184,8 +184,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
         loop {
             let read = self.poll_machine(context);
             // The machine answers pings and closes by itself: one write for all that was read.
+            // What was read comes before an error, which comes again.
             if self.out.pending() > 0
                 && let Poll::Ready(Err(error)) = self.out.poll_flush(&mut self.stream, context)
+                && !matches!(read, Some(Poll::Ready(Ok(Some(_)))))
             {
                 self.stage = Stage::Closed;
                 return Poll::Ready(Err(error.into()));

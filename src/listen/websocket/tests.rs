@@ -403,6 +403,23 @@ async fn a_client_that_vanishes_is_an_error() {
     close(&mut link, CloseCode::Normal).await;
 }
 
+/// Though it can be told nothing more.
+#[tokio::test]
+async fn what_came_before_the_link_broke_is_handed_over() {
+    let (mut client, mut link) = pair(10_000).await;
+    for text in ["first", "second"] {
+        client.send(Message::text(text)).await.unwrap();
+    }
+    drop(client);
+    link.send(Payload::whole(b"an answer"));
+    let flushed = poll_fn(|context| link.poll_flush(context)).await;
+    assert!(flushed.is_err());
+    for text in ["first", "second"] {
+        assert_eq!(receive(&mut link).await.unwrap().unwrap(), text);
+    }
+    assert!(!matches!(receive(&mut link).await, Ok(Some(_))));
+}
+
 #[tokio::test]
 async fn a_client_that_breaks_the_rules_is_told_so() {
     // A frame that is not masked; one with a reserved bit; a text that is none.
