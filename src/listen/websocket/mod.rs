@@ -367,7 +367,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
             match protocol.read(&mut through) {
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Poll::Pending;
+                    // After so many bytes of one message the stream was not asked, and wakes nobody.
+                    // Asked again and again, it lets others have their turn by itself.
+                    if self.came < MOST_UNTOLD {
+                        return Poll::Pending;
+                    }
                 }
                 Err(_) => self.stage = Stage::Closed,
             }

@@ -449,6 +449,36 @@ async fn a_client_that_breaks_the_rules_is_told_so() {
     }
 }
 
+/// Also where much of the message comes at a time, and the stream has no room for all of it.
+#[tokio::test]
+async fn a_close_in_the_middle_of_a_message_reads_it_to_its_end() {
+    // The first is one that the link takes in while it closes; the other was begun before.
+    for (length, is_begun) in [(16_000_u64, false), (100_000, true)] {
+        let (mut client, server) = duplex(6_000);
+        let mut link = WebSocketLink::new(server, Bytes::new(), 100_000);
+        let mut sent = b"\x82\xff".to_vec();
+        sent.extend(length.to_be_bytes());
+        sent.extend([0; 4]);
+        sent.extend(vec![b'x'; usize::try_from(length).unwrap()]);
+        sent.extend(b"\x88\x82\0\0\0\0\x03\xe8");
+        let talking = tokio::spawn(async move {
+            client.write_all(&sent).await.unwrap();
+            let mut told = Vec::new();
+            client.read_to_end(&mut told).await.unwrap();
+            told
+        });
+        if is_begun {
+            let told = poll_fn(|context| link.poll_receive(context));
+            let told = timeout(Duration::from_secs(30), told).await.unwrap();
+            assert_eq!(told.unwrap().unwrap(), "", "a part of a message");
+        }
+        close(&mut link, CloseCode::Restart).await;
+        let told = talking.await.unwrap();
+        assert_eq!(told[0], 0x88, "a close frame");
+        assert_eq!(told[2..4], 1012_u16.to_be_bytes());
+    }
+}
+
 /// On real sockets, with most of the message never read.
 #[tokio::test]
 async fn a_message_that_is_too_large_is_told_so() {
