@@ -107,7 +107,7 @@ impl Writer {
     ) -> Poll<Result<(), Stop>> {
         let mailbox = context.guard.mailbox();
         if is_congested(link)
-            && let Some(problem) = mailbox.take_revocation()
+            && let Some(problem) = mailbox.take_urgent()
         {
             return Poll::Ready(Err(Stop::Problem(problem)));
         }

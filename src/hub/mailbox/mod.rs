@@ -73,6 +73,8 @@ struct MailboxState {
     /// Boxed, since it comes once at most.
     problem: Option<Box<Problem>>,
     closed: bool,
+    /// The node is ending: the problem, whatever it is, does not wait for the client to read.
+    is_hurried: bool,
     /// The connection has to end, even if it cannot write the reason.
     is_cut: bool,
     /// The connection, while its client does not take what is written to it.
@@ -608,7 +610,7 @@ impl Mailbox {
                 }));
             }
         }
-        if state.is_revoked() {
+        if state.is_urgent() {
             // It came just now, and found nobody to wake.
             context.waker().wake_by_ref();
         }
@@ -634,19 +636,32 @@ impl Mailbox {
     /// Ends the session: drops all messages; the problem is the last item taken.
     pub fn fail(&self, problem: Problem) {
         let mut state = self.state.lock();
+        let is_drain = matches!(problem, Problem::ShuttingDown);
         if state.problem.is_some() && problem.is_revocation() {
             // The other has not been taken yet, and this one is not to wait for that.
             state.problem = Some(Box::new(problem));
         } else {
             state.close(problem);
         }
+        // The first problem counts; but the node does not wait for hours until it can be told.
+        state.is_hurried |= is_drain;
         if let Some(stuck) = &state.stuck {
             stuck.waker.wake_by_ref();
         }
     }
 
-    /// The problem, if it takes the session from its client. It does not wait until the client has
-    /// read what is on its way: one that reads slowly would keep the session for hours.
+    /// The problem, if it does not wait until the client has read what is on its way. One that reads
+    /// slowly would keep the session for hours after it was taken from it, and would hold up a node
+    /// that ends.
+    #[must_use]
+    pub fn take_urgent(&self) -> Option<Problem> {
+        let mut state = self.state.lock();
+        let is_urgent = state.is_urgent();
+        let problem = state.problem.take_if(|_| is_urgent)?;
+        Some(*problem)
+    }
+
+    /// The problem, if it takes the session from its client.
     #[must_use]
     pub fn take_revocation(&self) -> Option<Problem> {
         let mut state = self.state.lock();
@@ -964,6 +979,11 @@ impl MailboxState {
     fn is_revoked(&self) -> bool {
         let problem = self.problem.as_ref();
         problem.is_some_and(|problem| problem.is_revocation())
+    }
+
+    /// Its connection has not heard of a problem that does not wait for the client to read.
+    fn is_urgent(&self) -> bool {
+        self.is_revoked() || (self.is_hurried && self.problem.is_some())
     }
 
     fn wake(&mut self) {

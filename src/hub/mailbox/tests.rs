@@ -528,6 +528,7 @@ fn a_revocation_waits_for_nobody_who_does_not_read() {
     mailbox.fail(Problem::SlowConsumer);
     assert!(woken.1.swap(false, Ordering::Relaxed));
     assert_eq!(mailbox.take_revocation(), None);
+    assert_eq!(mailbox.take_urgent(), None);
     // The problem before has not been told.
     mailbox.fail(Problem::Replaced);
     assert!(woken.1.swap(false, Ordering::Relaxed));
@@ -538,6 +539,28 @@ fn a_revocation_waits_for_nobody_who_does_not_read() {
     assert_eq!(mailbox.take_revocation(), None);
     mailbox.fail(Problem::Replaced);
     assert!(take(&mailbox).is_none());
+}
+
+/// Whatever else its client was to be told before.
+#[test]
+fn a_node_that_ends_waits_for_nobody_who_does_not_read() {
+    for before in [None, Some(Problem::SlowConsumer), Some(Problem::Replaced)] {
+        let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+        let told = before.clone().unwrap_or(Problem::ShuttingDown);
+        if let Some(before) = before {
+            mailbox.fail(before);
+        }
+        let (woken, waker) = waker();
+        assert!(!mailbox.stuck(1 << 20, &Context::from_waker(&waker)));
+        woken.1.store(false, Ordering::Relaxed);
+        mailbox.fail(Problem::ShuttingDown);
+        assert!(woken.1.swap(false, Ordering::Relaxed), "{told}");
+        // It may come before the mailbox knows that its client does not read.
+        assert!(!mailbox.stuck(1 << 20, &Context::from_waker(&waker)));
+        assert!(woken.1.load(Ordering::Relaxed), "{told}");
+        assert_eq!(mailbox.take_urgent(), Some(told));
+        assert_eq!(mailbox.take_urgent(), None);
+    }
 }
 
 #[test]
