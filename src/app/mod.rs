@@ -121,8 +121,9 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How long the last spans may take to the collector.
 const LAST_TRACES: Duration = Duration::from_secs(2);
 
-/// How long the last webhooks may take, at least.
-const LAST_WEBHOOKS: Duration = Duration::from_secs(2);
+/// How long the last webhooks may take, at least, and beside them the unbinding of feeds: clients may
+/// have left no time for them.
+const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.
 ///
@@ -497,11 +498,12 @@ impl Gateway {
         self.offline.clear();
         // The ends of all sessions are among them. Receivers that are away take no time from the feeds.
         let webhooks = self.services.webhooks.as_ref();
-        let told = webhooks.map(|webhooks| webhooks.close(end.max(after(LAST_WEBHOOKS))));
+        let until = end.max(after(LAST_CALLS));
+        let told = webhooks.map(|webhooks| webhooks.close(until));
         self.services.control.close();
         tokio::join!(
             OptionFuture::from(told),
-            self.services.vhosts.unbind_feeds(end)
+            self.services.vhosts.unbind_feeds(until)
         );
         self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}

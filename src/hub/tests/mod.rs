@@ -42,21 +42,25 @@ fn scene() -> Scene {
 }
 
 fn scene_with(config: &FeedConfig) -> Scene {
+    let (fake, vhosts) = vhosts_with(config);
+    let hub = vhosts.vhost("/").unwrap();
+    Scene { fake, hub }
+}
+
+fn vhosts_with(config: &FeedConfig) -> (Arc<Fake>, Vhosts) {
     let fake = Fake::new(&[
         ("direct", ExchangeKind::Direct),
         ("topic", ExchangeKind::Topic),
         ("fanout", ExchangeKind::Fanout),
         ("headers", ExchangeKind::Other),
     ]);
-    let hub = Vhosts::new(
+    let vhosts = Vhosts::new(
         Arc::new(FakeBroker(Arc::clone(&fake))),
         &crate::broker::Config::default(),
         config,
         &JournalConfig::default(),
-    )
-    .vhost("/")
-    .unwrap();
-    Scene { fake, hub }
+    );
+    (fake, vhosts)
 }
 
 /// A client that subscribes once.

@@ -140,3 +140,26 @@ async fn a_source_that_leads_nowhere_holds_up_no_other() {
     assert_eq!(lanes.len(), 2);
     assert!(lanes.iter().all(|lane| *lane >= STANDING_LANES));
 }
+
+/// Clients may have taken all the time that there was.
+#[tokio::test(start_paused = true)]
+async fn an_end_without_time_left_hands_on_all_the_same() {
+    let offline = OfflineConfig {
+        sources: ["direct"].map(String::from).into(),
+        ..OfflineConfig::default()
+    };
+    let (fake, vhosts) = vhosts_with(&FeedConfig {
+        offline: offline.feeds("/"),
+        ..config()
+    });
+    let hub = vhosts.vhost("/").unwrap();
+    let scene = Scene { fake, hub };
+    drop(scene.subscribed("direct", "user_a").await);
+    settle().await;
+    let feed = scene.hub.feeds.open.read().keys().next().cloned().unwrap();
+    let (exchange, key, body) = ("direct".into(), "user_a".into(), "x".into());
+    let message = Message::new(exchange, key, Properties::default(), body);
+    scene.fake.sink().deliver(&feed, message);
+    vhosts.unbind_feeds(Instant::now()).await;
+    assert_eq!(scene.fake.published().len(), 1);
+}

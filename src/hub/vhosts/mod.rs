@@ -226,12 +226,12 @@ impl Vhosts {
     }
 
     /// Takes bindings away that would make [`Vhosts::close`] dear, up to that moment: when all
-    /// clients have gone.
+    /// clients have gone. Then hands on what came for them, which takes two seconds at most.
     pub async fn unbind_feeds(&self, until: Instant) {
         let hubs = self.open_hubs();
         join_all(hubs.iter().map(|hub| hub.host.unbind_feeds(until))).await;
-        // It takes moments, unless the broker is away.
-        let soon = until.min(after(HANDING_ON));
+        // It takes moments, unless the broker is away. It has them after a late end, too.
+        let soon = after(HANDING_ON);
         join_all(hubs.iter().map(|hub| hub.hand_on(soon))).await;
     }
 
