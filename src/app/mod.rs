@@ -121,8 +121,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How long the last spans may take to the collector.
 const LAST_TRACES: Duration = Duration::from_secs(2);
 
-/// How long the last webhooks may take, at least, and beside them the unbinding of feeds: clients may
-/// have left no time for them.
+/// How long the last webhooks may take, at least, and beside them the unbinding of feeds: clients
+/// may have left no time for them.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
 /// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.

@@ -243,7 +243,8 @@ impl<L: Link> Connection<L> {
     /// 1. The mailbox keeps the waker only when it was found empty. After a full batch of messages
     ///    it was not asked again: progress. While the link is congested the mailbox is not asked at
     ///    all; then the link keeps the waker, for it has something to write. The mailbox has it too,
-    ///    for neither the node's end nor whoever takes the session from its client waits for the link.
+    ///    for an end of the node, or whoever takes the session from its client, does not wait for
+    ///    the link.
     /// 2. The link did not take all that is to be written, for the first time: it keeps the waker,
     ///    but the timer is to be set, so that a client that reads nothing has an end: progress.
     /// 3. Bytes wait to be decoded, and the session wants frames and the link has room for the
