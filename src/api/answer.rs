@@ -81,6 +81,8 @@ impl From<String> for Body {
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     body: ErrorBody,
+    /// The error for the audit, where its words may have some of the request in them.
+    audited: Option<Box<str>>,
     /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`).
     header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
@@ -131,6 +133,7 @@ impl Refusal {
                 error: error.into(),
                 field: None,
             },
+            audited: None,
             header: None,
         }
     }
@@ -149,9 +152,9 @@ impl Refusal {
         self
     }
 
-    /// The error, in words.
-    pub(super) fn words(&self) -> &str {
-        &self.body.error
+    /// The error, in words for the audit.
+    pub(super) fn audited(&self) -> &str {
+        self.audited.as_deref().unwrap_or(&self.body.error)
     }
 
     pub(super) fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {
@@ -255,7 +258,7 @@ impl Request {
             .map_err(|error| wrong(&error, "the body"))?;
         deserializer
             .end()
-            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+            .map_err(|error| malformed("the body", format!("the body: {error}")))?;
         Ok(value)
     }
 }
@@ -275,8 +278,16 @@ fn wrong<E: fmt::Display>(error: &serde_path_to_error::Error<E>, what: &str) -> 
     let message = error.inner().to_string().replace('`', "\"");
     // A path of `.` or `?` is of no field.
     if path.contains(char::is_alphanumeric) {
-        Refusal::field(&path, message)
+        malformed(what, message).about(&path)
     } else {
-        Refusal::new(StatusCode::BAD_REQUEST, format!("{what}: {message}"))
+        malformed(what, format!("{what}: {message}"))
     }
+}
+
+/// 400. serde's words have values and names of the request in them, which are for its caller alone: a
+/// text where an object belongs is a whole body.
+fn malformed(what: &str, error: String) -> Refusal {
+    let mut refusal = Refusal::new(StatusCode::BAD_REQUEST, error);
+    refusal.audited = Some(format!("{what} is not as expected").into());
+    refusal
 }

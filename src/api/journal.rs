@@ -10,7 +10,7 @@ use warp::http::StatusCode;
 use super::{
     Api,
     answer::{Answer, ErrorBody, Refusal, Reply, Request},
-    presence::MAX_NAME,
+    presence::{MAX_NAME, check_name},
 };
 use crate::{
     broker::{BrokerError, Message, Stored, journal::CURSOR_HEADER},
@@ -109,6 +109,9 @@ pub(super) async fn history(api: &Api, request: Request) -> Answer {
         if text.len() > MAX_NAME {
             return Err(Refusal::field(field, "is longer than 255 bytes"));
         }
+    }
+    if let Some(name) = &query.vhost {
+        check_name("vhost", name)?;
     }
     let limit = query.limit.unwrap_or(PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {

@@ -372,8 +372,8 @@ impl Api {
             let (outcome, cause) = match &answer {
                 Ok(reply) if reply.status.is_success() => ("done", None),
                 Ok(_) => ("failed", None),
-                Err(refusal) if is_denied(refusal.status) => ("denied", Some(refusal.words())),
-                Err(refusal) => ("failed", Some(refusal.words())),
+                Err(refusal) if is_denied(refusal.status) => ("denied", Some(refusal.audited())),
+                Err(refusal) => ("failed", Some(refusal.audited())),
             };
             telemetry::audited(&telemetry::Audited {
                 token: caller.as_deref(),

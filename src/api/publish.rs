@@ -19,6 +19,7 @@ use warp::http::StatusCode;
 use super::{
     Api,
     answer::{Answer, Refusal, Reply, Request},
+    presence::check_name,
 };
 use crate::{
     auth::Permission,
@@ -320,6 +321,9 @@ impl Outgoing {
             headers,
             ..
         } = request;
+        if let Some(name) = &vhost {
+            check_name("vhost", name)?;
+        }
         short("exchange", &exchange)?;
         // No 403: no token could do it, and `stentor ctl` would blame the token.
         let reserved = |field: &str, name: &str| {

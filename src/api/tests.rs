@@ -275,6 +275,64 @@ async fn the_audit_names_what_it_is_about() {
     }
 }
 
+/// A backend that encodes its JSON twice has the whole message in serde's words.
+#[tokio::test]
+async fn nothing_of_a_body_is_in_the_audit() {
+    let (api, _progress) = api();
+    let twice = json!(r#"{"exchange":"e","key":"k","body":"geheim"}"#);
+    let long = "x".repeat(100_000);
+    for (request, token, body) in [
+        ("POST /api/v1/publish", WRITER, twice.to_string()),
+        (
+            "POST /api/v1/publish",
+            WRITER,
+            json!({ "exchange": "e", "keys": "geheim" }).to_string(),
+        ),
+        (
+            "POST /api/v1/publish",
+            WRITER,
+            json!({ "exchange": "e", "key": "k", "geheim": 1 }).to_string(),
+        ),
+        (
+            "POST /api/v1/publish",
+            WRITER,
+            json!({ "exchange": "e", "key": "k", "headers": { "geheim": 1 } }).to_string(),
+        ),
+        (
+            "POST /api/v1/publish",
+            WRITER,
+            json!({ "exchange": "e", "key": "k", "vhost": long }).to_string(),
+        ),
+        (
+            "POST /api/v1/bans",
+            ADMINISTRATOR,
+            json!({ "address": long, "reason": "geheim" }).to_string(),
+        ),
+        (
+            "POST /api/v1/users/alice/unsubscribe",
+            ADMINISTRATOR,
+            json!({ "destination": long, "reason": "geheim" }).to_string(),
+        ),
+        (
+            "POST /api/v1/bans",
+            ADMINISTRATOR,
+            json!("geheim").to_string(),
+        ),
+    ] {
+        let log = Capture::start();
+        let answered = ask(&api, request, token, &body).await;
+        assert_eq!(answered.status, 400, "{request}: {}", answered.body);
+        let text = log.text();
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("stentor::audit"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{request}: {} bytes", text.len());
+        assert!(!lines[0].contains("geheim"), "{text}");
+        assert!(lines[0].len() < 1024, "{request}: {} bytes", lines[0].len());
+    }
+}
+
 #[tokio::test]
 async fn a_fault_of_an_action_is_in_the_audit() {
     static BROKEN: Route = Route {

@@ -26,6 +26,11 @@ pub struct Audited<'a> {
     pub unsaid: Option<u64>,
 }
 
+/// What an action was about takes so many bytes of its line at most…
+const MAX_ON: usize = 1024;
+/// …and the cause so many: both may have what a request wrote in them, of any length.
+const MAX_CAUSE: usize = 256;
+
 /// Somebody did something, or tried to.
 pub fn audited(audited: &Audited<'_>) {
     let Audited {
@@ -39,8 +44,15 @@ pub fn audited(audited: &Audited<'_>) {
         unsaid,
     } = *audited;
     let remote = remote.map(|remote| remote.to_string());
+    let (on, cause) = (cut(on, MAX_ON), cause.map(|cause| cut(cause, MAX_CAUSE)));
     info!(
         target: "stentor::audit",
         token, scope, remote, action, on, outcome, cause, unsaid, "operator's action"
     );
+}
+
+/// The beginning of a text.
+fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most))
+        .unwrap_or_default()
 }
