@@ -131,7 +131,7 @@ pub struct Api {
     operation_timeout: Duration,
     /// A turn for each request that is being served.
     turns: Arc<Semaphore>,
-    /// Bytes of bodies that may be on their way to the broker, of all calls together that are not
+    /// Bytes of messages that may be on their way to the broker, of all calls together that are not
     /// small.
     publishing: Semaphore,
     process: Looked<Process>,

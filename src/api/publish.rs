@@ -39,7 +39,8 @@ const AT_A_TIME: usize = 1_000;
 /// Messages of one call that the broker has not answered for yet, at most.
 const WINDOW: usize = 256;
 
-/// The same in bytes of bodies: each key takes a copy of the body until it is written.
+/// The same in bytes of bodies, properties and headers: each key takes a copy of them until it is
+/// written.
 const WINDOW_BYTES: usize = 8 << 20;
 
 /// The same for all calls together that are not small.
@@ -374,6 +375,14 @@ impl Outgoing {
             app_id: text("app_id", request.app_id)?,
             headers: self::headers(headers)?,
         };
+        let length = properties.encoded_len();
+        if length > Properties::MAX_LEN {
+            let error = format!(
+                "take {length} bytes with the properties; AMQP has room for {}",
+                Properties::MAX_LEN
+            );
+            return Err(Refusal::field("headers", error));
+        }
         Ok(Self {
             vhost,
             exchange: exchange.into(),
@@ -384,6 +393,12 @@ impl Outgoing {
             reports: report,
             key_limits,
         })
+    }
+
+    /// The bytes that each key takes a copy of.
+    fn size(&self) -> usize {
+        let properties = self.properties.encoded_len();
+        self.body.len().saturating_add(properties)
     }
 
     /// Where it goes, for the audit: the exchange, and the first of the keys.
@@ -470,9 +485,11 @@ impl Outgoing {
         vhost: &Hub,
         known: Option<&[u64]>,
     ) -> Vec<Option<KeyFailure>> {
-        let bytes = match self.body.len() {
-            body if body.saturating_mul(self.keys.len()) <= SMALL => 0,
-            body => u32::try_from(body.min(ALL_BYTES)).unwrap_or(u32::MAX),
+        let size = self.size();
+        let bytes = if size.saturating_mul(self.keys.len()) <= SMALL {
+            0
+        } else {
+            u32::try_from(size.min(ALL_BYTES)).unwrap_or(u32::MAX)
         };
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (self, &AtomicBool::new(false));
@@ -532,7 +549,7 @@ impl Outgoing {
             Some(KeyFailure::new(&key, &error))
         });
         stream::iter(publishing)
-            .buffered(window(self.body.len()))
+            .buffered(window(size))
             .collect()
             .await
     }
@@ -554,10 +571,10 @@ impl KeyFailure {
     }
 }
 
-/// How many messages with such a body a call has under way.
-fn window(body: usize) -> usize {
+/// How many messages of so many bytes a call has under way.
+fn window(size: usize) -> usize {
     WINDOW_BYTES
-        .checked_div(body)
+        .checked_div(size)
         .unwrap_or(WINDOW)
         .clamp(1, WINDOW)
 }
@@ -674,8 +691,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_has_so_many_bytes_under_way_whatever_its_body() {
-        for (body, messages) in [
+    fn a_call_has_so_many_bytes_under_way_whatever_its_message() {
+        for (size, messages) in [
             (0, 256),
             (1, 256),
             (32 << 10, 256),
@@ -684,7 +701,7 @@ mod tests {
             ((4 << 20) + 1, 1),
             (100 << 20, 1),
         ] {
-            assert_eq!(window(body), messages, "{body}");
+            assert_eq!(window(size), messages, "{size}");
         }
     }
 }

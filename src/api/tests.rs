@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     broker::{
         Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
-        FeedSink, Publish, QueueSpec, VirtualHost,
+        FeedSink, Properties, Publish, QueueSpec, VirtualHost,
     },
     http::tests::{services, services_at},
     node::Limits,
@@ -613,8 +613,8 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
 /// The exchange whose messages that broker confirms: as in a virtual host whose link is up.
 const CONFIRMED: &str = "amq.fanout";
 
-/// A broker that takes messages and never confirms one, save those to [`CONFIRMED`]: the bytes of bodies that are under way, and
-/// the most that ever were.
+/// A broker that takes messages and never confirms one, save those to [`CONFIRMED`]: the bytes of messages that are under way,
+/// and the most that ever were.
 #[derive(Default)]
 struct Silent {
     under_way: AtomicUsize,
@@ -686,7 +686,8 @@ impl VirtualHost for SilentHost {
             let confirmed: Confirm = std::future::ready(Ok(())).boxed();
             return std::future::ready(Ok(confirmed)).boxed();
         }
-        let (silent, bytes) = (Arc::clone(&self.0), publish.body.len());
+        let bytes = publish.body.len() + publish.properties.encoded_len();
+        let silent = Arc::clone(&self.0);
         let under_way = silent.under_way.fetch_add(bytes, Relaxed) + bytes;
         silent.most.fetch_max(under_way, Relaxed);
         let held = UnderWay(silent, bytes);
@@ -714,7 +715,7 @@ async fn what_waits_for_the_broker_is_bounded_in_bytes() {
     };
     let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
     let keys: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
-    let body = "x".repeat(1 << 20);
+    let body = "x".repeat((1 << 20) - Properties::default().encoded_len());
     let publish = json!({ "exchange": "amq.topic", "keys": keys, "body": body }).to_string();
     for (calls, most) in [(1, 8 << 20), (6, 32 << 20)] {
         let asking = (0..calls).map(|_| ask_owned(&api, publish.clone()));
@@ -735,6 +736,36 @@ async fn what_waits_for_the_broker_is_bounded_in_bytes() {
     }
 }
 
+/// So are headers, of which each key takes a copy, too.
+#[tokio::test(start_paused = true)]
+async fn headers_that_wait_for_the_broker_are_bounded_in_bytes() {
+    let silent = Arc::<Silent>::default();
+    let broker = Arc::new(SilentBroker(Arc::clone(&silent)));
+    let config = Config {
+        tokens: tokens(),
+        ..Config::default()
+    };
+    let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    let keys: Vec<String> = (0..1_000).map(|key| format!("k{key}")).collect();
+    let with_header = |length: usize| {
+        let headers = json!({ "h": "x".repeat(length) });
+        json!({ "exchange": "amq.topic", "keys": keys, "headers": headers }).to_string()
+    };
+    let one = Properties {
+        headers: vec![("h".into(), "".into())],
+        ..Properties::default()
+    };
+    let answered = ask_owned(&api, with_header((64 << 10) - one.encoded_len())).await;
+    assert_eq!(answered.status, 504, "{}", answered.body);
+    assert_eq!(silent.most.load(Relaxed), 8 << 20);
+    assert_eq!(silent.under_way.load(Relaxed), 0);
+    assert_eq!(api.publishing.available_permits(), publish::ALL_BYTES);
+    // AMQP has no room for more: no key is tried.
+    let refused = ask_owned(&api, with_header(121 << 10)).await;
+    let told = (refused.status, &refused.body["field"]);
+    assert_eq!(told, (400, &json!("headers")), "{}", refused.body);
+}
+
 /// Large messages that one virtual host does not take keep small ones to another from nothing.
 #[tokio::test(start_paused = true)]
 async fn a_small_message_waits_for_no_room() {
@@ -745,7 +776,7 @@ async fn a_small_message_waits_for_no_room() {
     };
     let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
     let keys: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
-    let body = "x".repeat(1 << 20);
+    let body = "x".repeat((1 << 20) - Properties::default().encoded_len());
     let large = json!({ "exchange": "amq.topic", "keys": keys, "body": body }).to_string();
     let small = json!({ "exchange": CONFIRMED, "key": "k", "body": "x".repeat(200) }).to_string();
     let waiting = join_all((0..6).map(|_| ask_owned(&api, large.clone())));
