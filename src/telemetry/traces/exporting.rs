@@ -1,17 +1,20 @@
 //! The way of spans to the collector: a bounded queue, and one task that empties it.
 
 use std::{
-    collections::HashMap,
+    mem,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use opentelemetry::KeyValue;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::{
     Resource,
     trace::{SpanData, SpanExporter as _},
 };
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
@@ -53,16 +56,13 @@ pub fn start_traces(
         return Ok(None);
     };
     let client = client(url.scheme() == "https").map_err(|error| error.to_string())?;
-    let headers = headers
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let client = OwnHeaders::new(client, &headers)?;
     let mut exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(client)
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(url.as_str())
         .with_timeout(PATIENCE)
-        .with_headers(headers.collect::<HashMap<_, _>>())
         .build()
         .map_err(|error| error.to_string())?;
     let about = [
@@ -84,6 +84,55 @@ pub fn start_traces(
         task: AbortOnDropHandle::new(task),
         stop,
     }))
+}
+
+/// A client that sends the headers of `[telemetry.otlp]`, and no others: the exporter would rather
+/// send those of `OTEL_EXPORTER_OTLP_HEADERS`, which a platform sets for a collector of its own.
+#[derive(Debug)]
+struct OwnHeaders<C> {
+    client: C,
+    headers: HeaderMap,
+}
+
+impl<C> OwnHeaders<C> {
+    fn new(client: C, headers: &[(&str, &str)]) -> Result<Self, String> {
+        let mut own = HeaderMap::new();
+        for (name, value) in headers {
+            let name: HeaderName = name
+                .parse()
+                .map_err(|_| format!("{name:?} is no name of a header"))?;
+            let mut value: HeaderValue = value
+                .parse()
+                .map_err(|_| format!("the value of {name} is none of a header"))?;
+            // It is a credential.
+            value.set_sensitive(true);
+            own.insert(name, value);
+        }
+        Ok(Self {
+            client,
+            headers: own,
+        })
+    }
+}
+
+impl<C: HttpClient> HttpClient for OwnHeaders<C> {
+    fn send_bytes<'a, 'b>(
+        &'a self,
+        mut request: Request<Bytes>,
+    ) -> BoxFuture<'b, Result<Response<Bytes>, HttpError>>
+    where
+        'a: 'b,
+    {
+        let headers = request.headers_mut();
+        let mut given = mem::replace(headers, self.headers.clone());
+        // How the body is written, the exporter knows.
+        for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+            if let Some(value) = given.remove(&name) {
+                headers.insert(name, value);
+            }
+        }
+        self.client.send_bytes(request)
+    }
 }
 
 impl Exporting {
@@ -181,8 +230,54 @@ impl News {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+    use parking_lot::Mutex;
+
     use super::*;
     use crate::telemetry::capture::Capture;
+
+    /// Remembers the headers of its last request.
+    #[derive(Debug, Default)]
+    struct Wire(Mutex<HeaderMap>);
+
+    impl HttpClient for Wire {
+        fn send_bytes<'a, 'b>(
+            &'a self,
+            request: Request<Bytes>,
+        ) -> BoxFuture<'b, Result<Response<Bytes>, HttpError>>
+        where
+            'a: 'b,
+        {
+            *self.0.lock() = request.headers().clone();
+            std::future::ready(Ok(Response::new(Bytes::new()))).boxed()
+        }
+    }
+
+    /// As the exporter makes a request where `OTEL_EXPORTER_OTLP_HEADERS` is set.
+    #[tokio::test]
+    async fn the_collector_gets_the_headers_of_the_configuration_alone() {
+        let own = [("authorization", "Bearer geheim"), ("X-Tenant", "a")];
+        let client = OwnHeaders::new(Wire::default(), &own).unwrap();
+        assert!(!format!("{client:?}").contains("geheim"), "{client:?}");
+        let request = Request::post("http://127.0.0.1:4318/v1/traces")
+            .header("content-type", "application/x-protobuf")
+            .header("authorization", "Bearer of-another")
+            .header("x-vendor-key", "of-another");
+        let request = request.body(Bytes::new()).unwrap();
+        client.send_bytes(request).await.unwrap();
+        let sent = client.client.0.lock();
+        let mut sent: Vec<_> = sent
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        sent.sort_unstable();
+        let expected = [
+            ("authorization", "Bearer geheim"),
+            ("content-type", "application/x-protobuf"),
+            ("x-tenant", "a"),
+        ];
+        assert_eq!(sent, expected);
+    }
 
     #[test]
     fn a_collector_that_comes_and_goes_does_not_fill_the_log() {
