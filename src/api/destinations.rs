@@ -1,8 +1,10 @@
 //! What clients are subscribed to, on all nodes.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -15,6 +17,13 @@ use crate::control::{Look, MAX_VIEW, Seen};
 
 /// So many are found on a node at most; fewer, if they are long.
 const MAX_FOUND: usize = 200;
+
+/// Searches at a time.
+const SEARCHES: usize = 2;
+
+/// The turns of searches. Each has a thread, and goes on when its caller hangs up: others wait for
+/// those threads, too, and for the feeds that are searched.
+pub(super) struct Searches(Arc<Semaphore>);
 
 /// What to look for.
 #[derive(Clone, Debug, Deserialize, IntoParams)]
@@ -93,9 +102,9 @@ pub(super) async fn destinations(api: &Api, request: Request) -> Answer {
 
 /// What other nodes, and this one, are told of this one.
 pub(super) async fn view(api: &Api, text: &str) -> Option<Value> {
-    let (services, text) = (std::sync::Arc::clone(&api.services), text.to_lowercase());
-    let found = spawn_blocking(move || services.vhosts.destinations(&text, MAX_FOUND));
-    let found = found.await.ok()?;
+    let (services, text) = (Arc::clone(&api.services), text.to_lowercase());
+    let search = move || services.vhosts.destinations(&text, MAX_FOUND);
+    let found = api.searches.run(search).await?;
     let destinations = found.most.into_iter().map(|found| Destination {
         vhost: found.vhost.into(),
         exchange: found.exchange.into(),
@@ -109,4 +118,68 @@ pub(super) async fn view(api: &Api, text: &str) -> Option<Value> {
         total: found.total,
     };
     serde_json::to_value(&view).ok()
+}
+
+impl Default for Searches {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(SEARCHES)))
+    }
+}
+
+impl Searches {
+    /// Searches when its turn comes. The turn lasts as long as the search.
+    async fn run<T: Send + 'static>(
+        &self,
+        search: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        // Never closed.
+        let turn = Arc::clone(&self.0).acquire_owned().await.ok()?;
+        let searching = spawn_blocking(move || {
+            let _turn = turn;
+            search()
+        });
+        searching.await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            atomic::{AtomicUsize, Ordering::Relaxed},
+            mpsc,
+        },
+        time::Duration,
+    };
+
+    use futures_util::FutureExt as _;
+    use parking_lot::Mutex;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn searches_whose_callers_hang_up_are_few() {
+        let searches = Searches::default();
+        let begun = Arc::<AtomicUsize>::default();
+        let (go_on, gate) = mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        for _ in 0..100 {
+            let (begun, gate) = (Arc::clone(&begun), Arc::clone(&gate));
+            let search = searches.run(move || {
+                begun.fetch_add(1, Relaxed);
+                let _ = gate.lock().recv();
+            });
+            // It is begun, or waits; and its caller is gone.
+            assert_eq!(search.now_or_never(), None);
+        }
+        assert_eq!(searches.0.available_permits(), 0);
+        drop(go_on);
+        let turns = searches.0.acquire_many(SEARCHES.try_into().unwrap());
+        let _all = timeout(Duration::from_secs(10), turns)
+            .await
+            .expect("they end")
+            .unwrap();
+        assert_eq!(begun.load(Relaxed), SEARCHES);
+    }
 }

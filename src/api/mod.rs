@@ -134,6 +134,7 @@ pub struct Api {
     /// Bytes of messages that may be on their way to the broker, of all calls together that are not
     /// small.
     publishing: Semaphore,
+    searches: destinations::Searches,
     process: Looked<Process>,
     proportional: Looked<Option<u64>>,
     refused: Mutex<Seldom>,
@@ -269,6 +270,7 @@ impl Api {
             body_timeout,
             // A message waits for its turn, and then for its answer.
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
+            searches: destinations::Searches::default(),
             process: Looked::default(),
             proportional: Looked::default(),
             operation_timeout,

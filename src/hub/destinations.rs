@@ -38,23 +38,32 @@ impl Vhosts {
         for hub in self.open_hubs() {
             let feeds: Vec<_> = hub.feeds.open.read().values().cloned().collect();
             for feed in feeds {
-                for (key, subscriptions) in search(&feed, text) {
-                    found.total = found.total.saturating_add(1);
-                    found.most.push(Destination {
+                search(&feed, text, |key, subscriptions| {
+                    let destination = Destination {
                         vhost: (**hub.name()).into(),
                         exchange: feed.id().exchange.as_ref().into(),
-                        key,
+                        key: key.into(),
                         subscriptions,
-                    });
-                }
-                found.keep(most);
+                    };
+                    found.add(destination, most);
+                });
             }
         }
+        found.keep(most);
         found
     }
 }
 
 impl Destinations {
+    /// Counts one more, and holds twice as many as are wanted at most.
+    fn add(&mut self, destination: Destination, most: usize) {
+        self.total = self.total.saturating_add(1);
+        self.most.push(destination);
+        if self.most.len() >= most.saturating_mul(2) {
+            self.keep(most);
+        }
+    }
+
     fn keep(&mut self, most: usize) {
         self.most.sort_by(|a, b| {
             let [a, b] =
@@ -65,19 +74,47 @@ impl Destinations {
     }
 }
 
-fn search(feed: &Feed, text: &str) -> Vec<(Box<str>, usize)> {
+/// Calls `found` with each pattern that is meant, and its subscriptions.
+fn search(feed: &Feed, text: &str, mut found: impl FnMut(&str, usize)) {
     let is_whole = feed.id().exchange.to_lowercase().contains(text);
     let patterns = feed.subscribed();
-    let meant = patterns.iter();
-    let meant: Vec<&str> = meant
-        .filter(|pattern| is_whole || pattern.to_lowercase().contains(text))
-        .collect();
-    let counted = meant.chunks(AT_A_TIME).flat_map(|some| {
-        let counts = feed.subscribers(some);
-        some.iter().map(|pattern| Box::from(*pattern)).zip(counts)
-    });
-    // Its last subscription may have left meanwhile.
-    counted
-        .filter(|(_, subscriptions)| *subscriptions > 0)
-        .collect()
+    let mut meant = patterns
+        .iter()
+        .filter(|pattern| is_whole || pattern.to_lowercase().contains(text));
+    loop {
+        let some: Vec<&str> = meant.by_ref().take(AT_A_TIME).collect();
+        if some.is_empty() {
+            return;
+        }
+        for (pattern, subscriptions) in some.iter().zip(feed.subscribers(&some)) {
+            // Its last subscription may have left meanwhile.
+            if subscriptions > 0 {
+                found(pattern, subscriptions);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_held_while_many_are_found() {
+        let mut found = Destinations::default();
+        for subscriptions in 1..=1_000 {
+            let destination = Destination {
+                vhost: "/".into(),
+                exchange: "e".into(),
+                key: format!("k{subscriptions}").into(),
+                subscriptions,
+            };
+            found.add(destination, 3);
+            assert!(found.most.len() < 6, "{}", found.most.len());
+        }
+        found.keep(3);
+        let most = found.most.iter().map(|found| found.subscriptions);
+        assert_eq!(most.collect::<Vec<_>>(), [1_000, 999, 998]);
+        assert_eq!(found.total, 1_000);
+    }
 }
