@@ -16,7 +16,8 @@ pub struct Config {
     /// The longest body of a request, in bytes.
     #[serde(deserialize_with = "size")]
     pub max_body: usize,
-    /// Requests with a token that are served at a time; more are refused.
+    /// Requests with a token that are served at a time; more are refused. A few more are for
+    /// administrators, and for `/metrics`.
     pub max_requests: usize,
 }
 

@@ -109,6 +109,13 @@ use crate::{
 /// How long a request may take beside what its calls of the broker may.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Turns beside `[api] max_requests` for administrators: backends whose messages wait for the broker
+/// may have all others, in the very hour in which somebody has to look, and to act.
+const ADMIN_TURNS: usize = 8;
+
+/// The same for `/metrics`.
+const METRICS_TURNS: usize = 2;
+
 /// The parts that the operator's side reports on and commands.
 pub struct Api {
     services: Arc<Services>,
@@ -131,6 +138,8 @@ pub struct Api {
     operation_timeout: Duration,
     /// A turn for each request that is being served.
     turns: Arc<Semaphore>,
+    admin_turns: Arc<Semaphore>,
+    metrics_turns: Arc<Semaphore>,
     /// Bytes of messages that may be on their way to the broker, of all calls together that are not
     /// small.
     publishing: Semaphore,
@@ -263,6 +272,8 @@ impl Api {
             started: Instant::now(),
             started_at: SystemTime::now(),
             turns: Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS))),
+            admin_turns: Arc::new(Semaphore::new(ADMIN_TURNS)),
+            metrics_turns: Arc::new(Semaphore::new(METRICS_TURNS)),
             publishing: Semaphore::new(publish::ALL_BYTES),
             max_requests,
             rules,
@@ -412,8 +423,9 @@ impl Api {
         let Some(wanted) = self.wanted(route.access) else {
             return Ok(None);
         };
-        request.caller = Some(self.authorize(headers, wanted)?);
-        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
+        let (name, is_administrator) = self.authorize(headers, wanted)?;
+        request.caller = Some(name);
+        let Some(turn) = self.turn(route.access, is_administrator) else {
             let error = format!(
                 "{} requests are being served, as many as [api] max_requests allows",
                 self.max_requests
@@ -425,6 +437,18 @@ impl Api {
             request.body = self.read(headers, body).await?;
         }
         Ok(Some(turn))
+    }
+
+    /// A turn, if there is one.
+    fn turn(&self, access: Access, is_administrator: bool) -> Turn {
+        let own = match access {
+            Access::Metrics => Some(&self.metrics_turns),
+            // A backend may have a token for everything.
+            PUBLISH | HISTORY => None,
+            _ => is_administrator.then_some(&self.admin_turns),
+        };
+        let mut turns = [Some(&self.turns), own].into_iter().flatten();
+        turns.find_map(|turns| Arc::clone(turns).try_acquire_owned().ok())
     }
 
     async fn handle(&self, route: &Route, request: Request, turn: Turn) -> Answer {
@@ -454,8 +478,9 @@ impl Api {
         }
     }
 
-    /// The name of the token that a request carries (RFC 6750, 2.1), if its scope suffices.
-    fn authorize(&self, headers: &HeaderMap, wanted: Wanted) -> Result<Box<str>, Refusal> {
+    /// The name of the token that a request carries (RFC 6750, 2.1), if its scope suffices; and whether
+    /// it is an administrator's.
+    fn authorize(&self, headers: &HeaderMap, wanted: Wanted) -> Result<(Box<str>, bool), Refusal> {
         let refuse = |error: &str, challenge: &str| {
             if let Some(unsaid) = self.refused.lock().let_through(Instant::now()) {
                 telemetry::api_refused(error, unsaid);
@@ -483,7 +508,7 @@ impl Api {
             return refuse("the token is not known here", challenge);
         };
         let Some(scope) = wanted.filter(|scope| !token.allows(*scope)) else {
-            return Ok(name.into());
+            return Ok((name.into(), token.allows(Scope::Admin)));
         };
         let error = format!("the token {name:?} lacks the scope {scope}");
         let challenge =

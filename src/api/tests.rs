@@ -555,6 +555,44 @@ async fn only_so_many_requests_are_served_at_a_time() {
     assert_eq!(ask(&api, "GET /api/v1/node", READER, "").await.status, 200);
 }
 
+/// In an alarm of RabbitMQ backends' messages wait for it.
+#[tokio::test(start_paused = true)]
+async fn backends_whose_messages_wait_lock_no_administrator_out() {
+    let broker = Arc::new(SilentBroker(Arc::default()));
+    let config = Config {
+        tokens: tokens(),
+        metrics: Metrics::Token,
+        max_requests: 2,
+        ..Config::default()
+    };
+    let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    let publish = r#"{"exchange":"amq.topic","key":"k"}"#;
+    let waiting = join_all((0..2).map(|_| ask_owned(&api, publish.to_owned())));
+    let looking = async {
+        while api.turns.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        for (request, token, body, status) in [
+            (
+                "DELETE /api/v1/users/alice/sessions",
+                ADMINISTRATOR,
+                "",
+                200,
+            ),
+            ("GET /api/v1/overview", ADMINISTRATOR, "", 200),
+            ("GET /metrics", READER, "", 200),
+            ("GET /api/v1/overview", READER, "", 429),
+            ("POST /api/v1/publish", ADMINISTRATOR, publish, 429),
+        ] {
+            let answered = ask(&api, request, token, body).await;
+            assert_eq!(answered.status, status, "{request}: {}", answered.body);
+        }
+        assert_eq!(api.admin_turns.available_permits(), ADMIN_TURNS);
+        assert_eq!(api.metrics_turns.available_permits(), METRICS_TURNS);
+    };
+    tokio::join!(waiting, looking);
+}
+
 #[tokio::test]
 async fn messages_are_published_or_it_is_said_which_were_not() {
     let (api, _progress) = api();
