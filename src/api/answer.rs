@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt, mem,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 use warp::{
     Reply as _,
@@ -47,6 +48,21 @@ pub(super) enum Body {
     Whole(Bytes),
     /// Pieces, for as long as the caller reads them.
     Pieces(Pin<Box<dyn Stream<Item = Bytes> + Send + Sync>>),
+}
+
+/// Smaller bodies hold no turn: a connection that is read slowly takes as much anyway.
+const LARGE: usize = 64 << 10;
+
+/// A body that has its request's turn for as long as it is in memory.
+struct OfTurn {
+    body: Bytes,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for OfTurn {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 impl fmt::Debug for Body {
@@ -104,6 +120,19 @@ impl Reply {
 
     pub(super) fn ok(value: &impl Serialize) -> Answer {
         Self::json(StatusCode::OK, value)
+    }
+
+    /// A large body holds the turn of its request until its caller has read it, or has gone.
+    pub(super) fn holding(mut self, turn: Option<OwnedSemaphorePermit>) -> Self {
+        if let (Body::Whole(body), Some(turn)) = (&mut self.body, turn)
+            && body.len() > LARGE
+        {
+            *body = Bytes::from_owner(OfTurn {
+                body: mem::take(body),
+                _turn: turn,
+            });
+        }
+        self
     }
 
     pub(super) fn into_response(self) -> warp::reply::Response {

@@ -359,13 +359,14 @@ impl Api {
         let (caller, remote) = (request.caller.clone(), request.remote);
         let on = Arc::clone(&request.on);
         let named = route.action.map(|_| request.named()).unwrap_or_default();
-        let answer = match admitted {
+        let (answer, turn) = match admitted {
             // A fault of this program is told of, too.
-            Ok(turn) => AssertUnwindSafe(self.handle(route, request, turn))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Err(fault())),
-            Err(refusal) => Err(refusal),
+            Ok(turn) => {
+                let handling = self.handle(route, request, turn.is_some());
+                let answer = AssertUnwindSafe(handling).catch_unwind().await;
+                (answer.unwrap_or_else(|_| Err(fault())), turn)
+            }
+            Err(refusal) => (Err(refusal), None),
         };
         let status = match &answer {
             Ok(reply) => reply.status,
@@ -399,7 +400,10 @@ impl Api {
                 unsaid: Some(unsaid).filter(|unsaid| *unsaid > 0),
             });
         }
-        answer.map_or_else(Refusal::into_response, answer::Reply::into_response)
+        match answer {
+            Ok(reply) => reply.holding(turn).into_response(),
+            Err(refusal) => refusal.into_response(),
+        }
     }
 
     /// Whether the audit tells of an action, and how many tries went untold before it. Those without a
@@ -451,11 +455,11 @@ impl Api {
         turns.find_map(|turns| Arc::clone(turns).try_acquire_owned().ok())
     }
 
-    async fn handle(&self, route: &Route, request: Request, turn: Turn) -> Answer {
+    async fn handle(&self, route: &Route, request: Request, has_turn: bool) -> Answer {
         let handling = (route.handler)(self, request);
-        let Some(_turn) = turn else {
+        if !has_turn {
             return handling.await;
-        };
+        }
         timeout(self.timeout, handling).await.unwrap_or_else(|_| {
             let error = format!(
                 "it took longer than {} s; some of it may be done",

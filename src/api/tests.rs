@@ -555,6 +555,32 @@ async fn only_so_many_requests_are_served_at_a_time() {
     assert_eq!(ask(&api, "GET /api/v1/node", READER, "").await.status, 200);
 }
 
+/// Callers that read slowly, or not at all, would gather answers of many MiB here.
+#[tokio::test]
+async fn a_large_answer_holds_its_turn_until_it_is_read() {
+    let (api, _progress) = api();
+    let mut headers = HeaderMap::new();
+    let token = format!("Bearer {WRITER}").parse().unwrap();
+    headers.insert(header::AUTHORIZATION, token);
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, json);
+    for (keys, taken) in [(1, 0), (9_000, 1)] {
+        let keys: Vec<String> = (0..keys).map(|key| format!("k{key}")).collect();
+        let body = json!({ "exchange": "amq.topic", "keys": keys, "report": true });
+        let body: Result<Bytes, warp::Error> = Ok(Bytes::from(body.to_string()));
+        let publish = (Method::POST, "/api/v1/publish");
+        let body = stream::iter([body]);
+        let answer = api
+            .answer(publish, String::new(), headers.clone(), None, body)
+            .await;
+        assert_eq!(answer.status(), 200);
+        let held = || api.max_requests - api.turns.available_permits();
+        assert_eq!(held(), taken);
+        drop(answer);
+        assert_eq!(held(), 0);
+    }
+}
+
 /// In an alarm of RabbitMQ backends' messages wait for it.
 #[tokio::test(start_paused = true)]
 async fn backends_whose_messages_wait_lock_no_administrator_out() {
