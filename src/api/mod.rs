@@ -409,10 +409,11 @@ impl Api {
     /// Whether the audit tells of an action, and how many tries went untold before it. Those without a
     /// good token are told of in part.
     fn audits(&self, status: StatusCode) -> Option<u64> {
+        let mut strangers = self.strangers.lock();
         if status != StatusCode::UNAUTHORIZED {
-            return Some(0);
+            return Some(strangers.take_unsaid());
         }
-        self.strangers.lock().let_through(Instant::now())
+        strangers.let_through(Instant::now())
     }
 
     /// Whether a request may be served; reads its body. A caller who hangs up meanwhile has asked for

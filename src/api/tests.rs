@@ -234,6 +234,20 @@ async fn tries_without_a_token_do_not_fill_the_audit() {
         assert_eq!(ask(&api, kick, READER, "").await.status, 403);
     }
     assert_eq!(lines() - of_strangers, 100);
+    // The next line, whosever it is, counts those that have none.
+    let text = log.text();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("operator's action"));
+    let unsaid: Vec<usize> = lines
+        .map(|line| {
+            let count = line.split(" unsaid=").nth(1);
+            let count = count.and_then(|rest| rest.split(' ').next());
+            count.map_or(0, |count| count.parse().unwrap())
+        })
+        .collect();
+    assert!(unsaid[of_strangers] > 0, "{unsaid:?}");
+    assert_eq!(unsaid.iter().sum::<usize>(), 1_000 - of_strangers);
 }
 
 /// Of a denied request no handler knows the body, so the URL alone tells.

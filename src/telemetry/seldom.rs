@@ -132,7 +132,12 @@ impl Few {
             return None;
         }
         self.said = self.said.saturating_add(1);
-        Some(std::mem::take(&mut self.unsaid))
+        Some(self.take_unsaid())
+    }
+
+    /// Takes the number of events left out, for a line that is said anyway.
+    pub fn take_unsaid(&mut self) -> u64 {
+        std::mem::take(&mut self.unsaid)
     }
 
     fn is_over(&self, now: Instant) -> bool {
