@@ -29,11 +29,14 @@ use self::{
     pages::Page,
     show::Show,
 };
-use crate::api::{
-    self, Alive, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
-    Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
-    Overview, PublishRequest, Published, Reach, Ready, Refusals, Room, Rooms, RoomsRequest,
-    Session, Sessions, UnsubscribeRequest, User, Users, UsersRequest, Webhooks,
+use crate::{
+    api::{
+        self, Alive, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
+        Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
+        Overview, PublishRequest, Published, Reach, Ready, Refusals, Room, Rooms, RoomsRequest,
+        Session, Sessions, UnsubscribeRequest, User, Users, UsersRequest, Webhooks,
+    },
+    tap::printable_json,
 };
 
 /// Nobody reads faster, and each look takes a turn of the API.
@@ -508,9 +511,10 @@ fn json(body: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(body).map_err(|error| Error::Arguments(error.to_string()))
 }
 
+/// Clients choose names, and must not steer the terminal.
 fn pretty(value: &impl Serialize) -> Result<String, Error> {
     let text = serde_json::to_string_pretty(value);
-    text.map(|text| format!("{text}\n"))
+    text.map(|text| format!("{}\n", printable_json(text)))
         .map_err(|error| Error::Arguments(error.to_string()))
 }
 
@@ -566,6 +570,18 @@ fn read(file: &Path) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tap::is_unsafe;
+
+    #[test]
+    fn no_escape_of_a_terminal_is_in_json() {
+        let value = serde_json::json!({ "u": "\u{9b}2J\u{202e}\n" });
+        let text = pretty(&value).unwrap();
+        let is_bad = |character: char| character != '\n' && is_unsafe(character);
+        assert!(!text.contains(is_bad), "{text:?}");
+        assert_eq!(text.lines().count(), 3, "{text:?}");
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, value);
+    }
 
     #[test]
     fn the_gateway_of_this_machine_is_asked_where_it_listens() {

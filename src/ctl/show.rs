@@ -8,6 +8,7 @@ use crate::{
         KeyFailure, Node, Nodes, Outcome, Published, Reach, Ready, Room, Rooms, Session, Sessions,
         Status, User, Users,
     },
+    tap::printable,
     units::show_size,
 };
 
@@ -253,7 +254,7 @@ impl Show for Outcome {
         if let Some(why) = &self.unreached {
             text.push_str(&format!(
                 "Other nodes could not be told: {}\n",
-                legible(why)
+                printable(why)
             ));
         }
         text.push_str(&unheard(&self.silent));
@@ -265,7 +266,7 @@ impl Show for Outcome {
 fn unheard(silent: &[String]) -> String {
     match silent {
         [] => String::new(),
-        silent => format!("No answer came from: {}\n", legible(&silent.join(", "))),
+        silent => format!("No answer came from: {}\n", printable(&silent.join(", "))),
     }
 }
 
@@ -273,12 +274,12 @@ fn unheard(silent: &[String]) -> String {
 /// on all nodes.
 pub(super) fn in_vain(outcome: &Outcome, nobody: Option<&str>) -> Option<String> {
     let elsewhere = match (&outcome.unreached, &*outcome.silent) {
-        (Some(why), _) => format!("other nodes could not be told: {}", legible(why)),
+        (Some(why), _) => format!("other nodes could not be told: {}", printable(why)),
         (None, []) => {
             let nobody = nobody.filter(|_| outcome.hits == 0);
             return nobody.map(str::to_owned);
         }
-        (None, silent) => format!("no answer came from {}", legible(&silent.join(", "))),
+        (None, silent) => format!("no answer came from {}", printable(&silent.join(", "))),
     };
     let here = match outcome.hits {
         0 => "nothing was found on the nodes that answered",
@@ -290,7 +291,7 @@ pub(super) fn in_vain(outcome: &Outcome, nobody: Option<&str>) -> Option<String>
 /// Why a ban, or its lifting, holds on one node alone.
 pub(super) fn this_node_only(outcome: &BanOutcome) -> String {
     let why = outcome.unreached.as_deref().unwrap_or_default();
-    format!("only this node holds to it: {}", legible(why))
+    format!("only this node holds to it: {}", printable(why))
 }
 
 impl Show for Bans {
@@ -328,7 +329,7 @@ impl Show for BanOutcome {
             None => "Lifted".to_owned(),
             Some(ban) => {
                 let until = ban.until.as_deref().unwrap_or("it is lifted");
-                format!("Banned until {until}: {}", legible(&banned(ban)))
+                format!("Banned until {until}: {}", printable(&banned(ban)))
             }
         };
         let reach = match self.reach {
@@ -337,7 +338,7 @@ impl Show for BanOutcome {
         };
         text.push_str(&format!("{what}, {reach}\n"));
         if let Some(why) = &self.unreached {
-            text.push_str(&format!("{}\n", legible(why)));
+            text.push_str(&format!("{}\n", printable(why)));
         }
         text.push_str(&unheard(&self.silent));
         text
@@ -539,7 +540,7 @@ fn sessions(sessions: &[Session]) -> String {
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let mut table = table();
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-        table.add_row([(*name).to_owned(), legible(value)]);
+        table.add_row([(*name).to_owned(), printable(value)]);
     }
     format!("{table}\n")
 }
@@ -553,7 +554,7 @@ pub(super) fn rows(
     let mut table = table();
     table.set_header(head);
     for row in rows {
-        table.add_row(row.iter().map(|cell| legible(cell)));
+        table.add_row(row.iter().map(|cell| printable(cell)));
     }
     for number in numbers {
         if let Some(column) = table.column_mut(*number) {
@@ -567,19 +568,6 @@ fn table() -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED.with_rounded_corners());
     table
-}
-
-/// Shows control characters as escapes: clients choose names, and must not steer the terminal.
-fn legible(text: &str) -> String {
-    let mut legible = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            legible.extend(character.escape_default());
-        } else {
-            legible.push(character);
-        }
-    }
-    legible
 }
 
 fn word(status: Status) -> &'static str {
@@ -613,16 +601,16 @@ mod tests {
         let group = Group {
             group: "g".to_owned(),
             online: vec![crate::api::Member {
-                user: "a\u{1b}[2J\nböb".to_owned(),
+                user: "a\u{1b}[2J\nböb\u{202e}".to_owned(),
                 status: Status::Away,
             }],
         };
         insta::assert_snapshot!(group.show(), @r"
-        ╭─────────────────┬────────╮
-        │ user            ┆ status │
-        ╞═════════════════╪════════╡
-        │ a\u{1b}[2J\nböb ┆ away   │
-        ╰─────────────────┴────────╯
+        ╭─────────────────────────┬────────╮
+        │ user                    ┆ status │
+        ╞═════════════════════════╪════════╡
+        │ a\u{1b}[2J\nböb\u{202e} ┆ away   │
+        ╰─────────────────────────┴────────╯
         ");
     }
 

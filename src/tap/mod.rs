@@ -20,6 +20,6 @@ pub use filter::Filter;
 pub use frame::{
     Direction, Encoded, MAX_BODY, NodeState, Seen, TailFrame, TailHeader, TailLine, Who, Why, read,
 };
-pub use print::{is_unsafe, printable, to_line};
+pub use print::{is_unsafe, printable, printable_json, to_line};
 pub use redact::looks_secret;
 pub use taps::{Batch, Refused, Tap, TapHandle, Taps};

@@ -38,18 +38,25 @@ pub fn printable(text: &str) -> String {
     safe
 }
 
-/// A line of a tail, as JSON, without line breaks. Unsafe characters are escaped, also those that
-/// JSON would let pass: such a line may be shown on a terminal.
+/// A line of a tail, as JSON, without line breaks, and fit for a terminal.
 #[must_use]
 pub fn to_line(line: &TailLine) -> String {
     // Texts, numbers and lists: there is nothing that JSON could not hold.
-    let json = serde_json::to_string(line).unwrap_or_default();
-    if !json.contains(is_unsafe) {
+    printable_json(serde_json::to_string(line).unwrap_or_default())
+}
+
+/// JSON that may be shown on a terminal, and reads as it did: unsafe characters are escaped, also
+/// those that JSON would let pass. Its line breaks stay.
+#[must_use]
+pub fn printable_json(json: String) -> String {
+    // A line feed of a text is escaped already.
+    let is_bad = |character: char| character != '\n' && is_unsafe(character);
+    if !json.contains(is_bad) {
         return json;
     }
     let mut safe = String::with_capacity(json.len());
     for character in json.chars() {
-        if is_unsafe(character) {
+        if is_bad(character) {
             // They stand in texts only: elsewhere JSON has none.
             for unit in character.encode_utf16(&mut [0; 2]) {
                 // A text takes everything.
