@@ -908,6 +908,10 @@ async fn health_follows_the_node() {
         (503, &json!("shutting down"))
     );
     assert_eq!(ask(&api, "GET /healthz", "", "").await.status, 200);
+    for (path, status) in [("/healthz", 200), ("/readyz", 503), ("/api/v1/node", 405)] {
+        let head = ask(&api, &format!("HEAD {path}"), READER, "").await;
+        assert_eq!(head.status, status, "{path}");
+    }
     let node = ask(&api, "GET /api/v1/node", READER, "").await;
     assert_eq!(node.body["phase"], "not ready");
 }
