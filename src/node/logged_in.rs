@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 use stomp_session::Problem;
 
-use super::{recheck::RecheckPlace, settings::Settings};
+use super::{recheck_place::RecheckPlace, settings::Settings};
 use crate::presence::Device;
 
 /// A session that is logged in, as its node reaches it.

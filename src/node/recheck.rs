@@ -16,58 +16,21 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{background, telemetry};
 
-use super::{logged_in::LoggedIn, registry::Registry, settings::Recheck};
+use super::{
+    logged_in::LoggedIn,
+    recheck_place::{RecheckPlace, places},
+    registry::Registry,
+    settings::Recheck,
+};
 
 /// For each recheck that asks the hook so many are under way, most of which have given way.
 const UNDER_WAY: usize = 16;
-
-/// A place among the rechecks that ask the hook: so many ask at a time. A recheck with many questions
-/// gives way between them, so that it takes no longer to come to a session beside it.
-pub struct RecheckPlace {
-    places: Arc<Semaphore>,
-    place: Option<OwnedSemaphorePermit>,
-    time: Duration,
-    left: Arc<AtomicU64>,
-}
-
-impl RecheckPlace {
-    /// A place beside those of all others, for one session that is to be asked about at once.
-    #[must_use]
-    pub fn alone() -> Self {
-        Self {
-            places: places(1),
-            place: None,
-            time: Duration::MAX,
-            left: Arc::default(),
-        }
-    }
-
-    /// Leaves the place to those who wait for one, and waits behind them.
-    pub async fn give_way(&mut self) {
-        self.place = None;
-        // Nobody closes the semaphore.
-        self.place = Arc::clone(&self.places).acquire_owned().await.ok();
-    }
-
-    /// How long the recheck may ask about the session's subscriptions: it leaves the others to the
-    /// next one.
-    #[must_use]
-    pub fn time(&self) -> Duration {
-        self.time
-    }
-
-    /// It leaves so many. The log says how many all rechecks left.
-    pub fn leave(&self, subscriptions: usize) {
-        let subscriptions = u64::try_from(subscriptions).unwrap_or(u64::MAX);
-        self.left.fetch_add(subscriptions, Relaxed);
-    }
-}
 
 /// The places of rechecks that share the hook.
 struct Rechecks {
@@ -103,12 +66,8 @@ impl Rechecks {
     fn begin(&mut self, session: &Arc<dyn LoggedIn>) -> impl Future<Output = ()> + use<> {
         let of_user = self.of_user(session.user().unwrap_or_default());
         let under_way = Arc::clone(&self.under_way);
-        let mut place = RecheckPlace {
-            places: Arc::clone(&self.asking),
-            place: None,
-            time: self.time,
-            left: Arc::clone(&self.left),
-        };
+        let (asking, left) = (Arc::clone(&self.asking), Arc::clone(&self.left));
+        let mut place = RecheckPlace::among(asking, self.time, left);
         let session = Arc::downgrade(session);
         async move {
             // Nobody closes the semaphores. The user's own comes first: whoever waits there has no
@@ -136,11 +95,6 @@ impl Rechecks {
     fn forget_users(&mut self) {
         self.of_users.retain(|_, places| places.strong_count() > 0);
     }
-}
-
-/// As many as a configuration says, which may be more than a semaphore can count.
-fn places(count: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)))
 }
 
 /// Asks the hook about every session that is logged in, each once in the interval, evenly; for as
