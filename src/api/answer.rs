@@ -313,8 +313,8 @@ fn wrong<E: fmt::Display>(error: &serde_path_to_error::Error<E>, what: &str) -> 
     }
 }
 
-/// 400. serde's words have values and names of the request in them, which are for its caller alone: a
-/// text where an object belongs is a whole body.
+/// Status 400. serde's words have values and names of the request in them, which are for its caller
+/// alone: a text where an object belongs is a whole body.
 fn malformed(what: &str, error: String) -> Refusal {
     let mut refusal = Refusal::new(StatusCode::BAD_REQUEST, error);
     refusal.audited = Some(format!("{what} is not as expected").into());
