@@ -782,16 +782,22 @@ impl VirtualHost for SilentHost {
     }
 }
 
-/// Each key takes a copy of the body: 256 keys with 4 MiB would be a gigabyte.
-#[tokio::test(start_paused = true)]
-async fn what_waits_for_the_broker_is_bounded_in_bytes() {
+/// An API whose broker answers nothing.
+fn silent_api() -> (Arc<Api>, Progress, Arc<Silent>) {
     let silent = Arc::<Silent>::default();
     let broker = Arc::new(SilentBroker(Arc::clone(&silent)));
     let config = Config {
         tokens: tokens(),
         ..Config::default()
     };
-    let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    let (api, progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    (api, progress, silent)
+}
+
+/// Each key takes a copy of the body: 256 keys with 4 MiB would be a gigabyte.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_broker_is_bounded_in_bytes() {
+    let (api, _progress, silent) = silent_api();
     let keys: Vec<String> = (0..100).map(|key| format!("k{key}")).collect();
     let body = "x".repeat((1 << 20) - Properties::default().encoded_len());
     let publish = json!({ "exchange": "amq.topic", "keys": keys, "body": body }).to_string();
@@ -817,13 +823,7 @@ async fn what_waits_for_the_broker_is_bounded_in_bytes() {
 /// So are headers, of which each key takes a copy, too.
 #[tokio::test(start_paused = true)]
 async fn headers_that_wait_for_the_broker_are_bounded_in_bytes() {
-    let silent = Arc::<Silent>::default();
-    let broker = Arc::new(SilentBroker(Arc::clone(&silent)));
-    let config = Config {
-        tokens: tokens(),
-        ..Config::default()
-    };
-    let (api, _progress) = api_of(services_at(broker, 10, Limits::default()), config);
+    let (api, _progress, silent) = silent_api();
     let keys: Vec<String> = (0..1_000).map(|key| format!("k{key}")).collect();
     let with_header = |length: usize| {
         let headers = json!({ "h": "x".repeat(length) });
