@@ -600,7 +600,7 @@ mod tests {
         let (question, mark, text) = judged(&["write", "read"], &refused);
         assert_eq!((question, mark), (queues, Mark::Doubtful), "{text}");
         assert!(text.contains("but not write and read them"), "{text}");
-        // Nobody knows then.
+        // That is unknown then.
         let (question, mark, text) =
             judged(&["configure"], &|| BrokerError::Unavailable("away".into()));
         assert_eq!(

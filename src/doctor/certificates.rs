@@ -267,7 +267,7 @@ async fn server(config: &Config, name: &str, host: &str, port: u16) -> Finding {
         let stream = TcpStream::connect((host, port))
             .await
             .map_err(Failed::Away)?;
-        // Who wants it may end the handshake without. Nobody else is shown one.
+        // A server that wants it may end the handshake without. It is shown to no other.
         let certificate = match name {
             RABBITMQ => config.broker.certificate_to_show().await,
             _ => None,

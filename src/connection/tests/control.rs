@@ -86,18 +86,9 @@ async fn a_session_a_user_and_nobody_else_is_kicked() {
 async fn a_client_that_reads_slowly_is_kicked_all_the_same() {
     let house = House::new();
     let (mut client, session) = connect(&house, "alice").await;
-    client.subscribe("1", "/topic/a", "").await;
-    client.wire.set_room(0);
-    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
-    settle().await;
+    congest(&house, &mut client).await;
     assert_eq!(run(&house, kick(Target::Session(session))).await, 1);
-    let kicked = Instant::now();
-    while !client.task.is_finished() {
-        assert!(kicked.elapsed() <= LAST_WORDS + Duration::from_secs(1));
-        client.wire.set_room(1);
-        sleep(Duration::from_secs(1)).await;
-    }
-    client.task.await.unwrap();
+    ends_while_it_reads_slowly(client).await;
 }
 
 /// The number is in it, so only who knows the rest as well means this session.

@@ -211,19 +211,10 @@ async fn a_drain_tells_everybody() {
 async fn a_drain_does_not_wait_for_a_client_that_reads_slowly() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
-    client.subscribe("1", "/topic/a", "").await;
-    client.wire.set_room(0);
-    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
-    settle().await;
+    congest(&house, &mut client).await;
     let registry = &house.services.registry;
     registry.drain(Duration::ZERO).await;
-    let drained = Instant::now();
-    while !client.task.is_finished() {
-        assert!(drained.elapsed() <= LAST_WORDS + Duration::from_secs(1));
-        client.wire.set_room(1);
-        sleep(Duration::from_secs(1)).await;
-    }
-    client.task.await.unwrap();
+    ends_while_it_reads_slowly(client).await;
     assert!(registry.is_empty());
 }
 

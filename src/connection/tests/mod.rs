@@ -45,6 +45,25 @@ async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }
 
+/// The client subscribes to a topic, and reads nothing of it: its link is congested.
+async fn congest(house: &House, client: &mut Client) {
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.set_room(0);
+    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
+    settle().await;
+}
+
+/// The client takes a byte a second, and is served for no longer than the last words may take.
+async fn ends_while_it_reads_slowly(client: Client) {
+    let begun = Instant::now();
+    while !client.task.is_finished() {
+        assert!(begun.elapsed() <= LAST_WORDS + Duration::from_secs(1));
+        client.wire.set_room(1);
+        sleep(Duration::from_secs(1)).await;
+    }
+    client.task.await.unwrap();
+}
+
 /// The size of the task that serves a client, by its link.
 fn task_size<L: Link, F>(_: impl FnOnce(Arc<Services>, L, Peer, Guard) -> F) -> usize {
     size_of::<F>()

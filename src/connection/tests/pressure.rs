@@ -366,7 +366,8 @@ async fn drive(connection: &mut Connection<FakeLink>) {
     }
 }
 
-/// Nobody accepts what was on its way then, and nothing of it is kept, however long the client is busy.
+/// A message that was on its way then is accepted by nobody, and nothing of it is kept, however long
+/// the client is busy.
 #[tokio::test(start_paused = true)]
 async fn subscriptions_that_end_leave_nothing_to_accept() {
     let house = House::new();
@@ -501,10 +502,7 @@ async fn what_was_dropped_is_told_behind_messages_for_nobody() {
 async fn a_client_that_does_not_read_is_not_read() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
-    client.subscribe("1", "/topic/a", "").await;
-    client.wire.set_room(0);
-    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
-    settle().await;
+    congest(&house, &mut client).await;
     client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
     settle().await;
     assert_eq!(client.wire.unread(), 1);

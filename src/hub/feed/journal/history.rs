@@ -20,10 +20,13 @@ use crate::{
 const LOOKS: usize = 20_000;
 /// Messages that are looked at in one go.
 const PART: usize = 1_000;
+/// A page that has come to a message ends after so long: its caller gives up after a while, and would
+/// begin at the same place again.
+const SLOW: Duration = Duration::from_secs(10);
 /// A page ends with the message that reaches so many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// How long it may go on so.
+/// How long a page may go on without a message.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a page waits for its client to read the last one.
 const ROOM: Duration = Duration::from_secs(5);
@@ -157,13 +160,14 @@ impl Feed {
             left_out: 0,
             left_out_at: Vec::new(),
         };
-        let (begin, patience) = (page.next, after(PATIENCE));
-        // Whoever asks for whatever is there gets it.
+        let begin = page.next;
+        let (slow, patience) = (after(SLOW), after(PATIENCE));
+        // An ask for whatever is there gets it.
         let is_strict = matches!(ask.since, Since::After(_) | Since::Bookmark(_));
         let (mut looks, mut bytes) = (0_usize, 0_usize);
         loop {
             // Asked for what comes after a page that led nowhere, the next one would lead nowhere.
-            if looks >= LOOKS && page.next != begin {
+            if page.next != begin && (looks >= LOOKS || Instant::now() >= slow) {
                 break;
             }
             if looks >= LOOKS && Instant::now() >= patience {
@@ -185,7 +189,7 @@ impl Feed {
                     if part.first > position {
                         let first = self.first_available().await?;
                         if first > position && page.next != begin {
-                            // What is missing is told to whoever asks for the next page.
+                            // The ask for the next page is told of what is missing.
                             return Ok(page);
                         }
                         if first > position && is_strict {

@@ -746,7 +746,7 @@ async fn retention_that_overtakes_a_page_is_told() {
     }
 }
 
-/// Whoever asks for whatever is there gets what is left.
+/// An ask for whatever is there gets what is left.
 #[tokio::test(start_paused = true)]
 async fn a_first_page_begins_with_what_is_left() {
     let scene = scene(10);
@@ -975,6 +975,29 @@ async fn history_comes_page_by_page() {
         }
         assert_eq!((pages, got), (3, numbers(0..250)));
     }
+}
+
+/// Its caller would give up, and ask for the same page again and again.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_takes_long_ends_where_it_has_come_to() {
+    let scene = scene(2);
+    scene.with(0..3_000).await;
+    scene.fake.stream.lock().most = Some(1);
+    let ask = HistoryAsk {
+        pattern: "k",
+        since: Since::First,
+        limit: 10_000,
+    };
+    let begun = Instant::now();
+    let page = scene.hub.history("feed", &ask).await.unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(page.has_more && page.messages.len() > 100);
+    let last = page.messages.last().map(|stored| stored.offset);
+    assert_eq!(page.next.map(|next| next.offset), last);
 }
 
 /// All pages of a journal, from its beginning.

@@ -144,7 +144,7 @@ impl DeliveryTaker for PartTaker {
         if part.next == 0 {
             part.first = offset;
         } else if offset.saturating_sub(part.next) >= HOLE {
-            // Whoever goes on from there finds out whether that is a gap.
+            // The next part begins there, and its reader finds out whether that is a gap.
             return self.finish();
         }
         part.next = offset.saturating_add(1);
@@ -232,7 +232,7 @@ impl PartTaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::amqp::feed::journal::taker::with_offset;
+    use crate::broker::amqp::feed::journal::taker::{delivered, with_offset};
 
     /// A taker that is asked for so many, and what is told when it has enough.
     fn taker(most: usize) -> (PartTaker, oneshot::Receiver<()>) {
@@ -249,14 +249,7 @@ mod tests {
     /// One with that offset and so many bytes comes.
     fn take(taker: &mut PartTaker, offset: u64, bytes: usize) {
         let properties = with_offset(offset);
-        let delivery = Delivery {
-            tag: 1,
-            redelivered: false,
-            exchange: b"feed",
-            routing_key: b"k",
-            raw_properties: &properties,
-            body: Body::Whole(vec![b'x'; bytes].into()),
-        };
+        let delivery = delivered(&properties, vec![b'x'; bytes].into());
         taker.take(delivery, ReadAt::at(std::time::Instant::now()));
     }
 

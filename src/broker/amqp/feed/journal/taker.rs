@@ -224,6 +224,19 @@ pub(super) fn with_offset(offset: u64) -> Vec<u8> {
     [&[0x20, 0][..], &length, &headers].concat()
 }
 
+/// A message to `feed` with such properties, as it is delivered.
+#[cfg(test)]
+pub(super) fn delivered(raw_properties: &[u8], body: bytes::Bytes) -> Delivery<'_> {
+    Delivery {
+        tag: 1,
+        redelivered: false,
+        exchange: b"feed",
+        routing_key: b"k",
+        raw_properties,
+        body: Body::Whole(body),
+    }
+}
+
 pub(super) fn number(name: Short<'_>, offset: u64) -> Fields {
     Fields::default().number(name, i64::try_from(offset).unwrap_or(i64::MAX))
 }
@@ -296,14 +309,7 @@ mod tests {
     fn take(journaled: &mut Journaled, offsets: &[u64], body: &'static [u8]) {
         for offset in offsets {
             let properties = with_offset(*offset);
-            let delivery = Delivery {
-                tag: 1,
-                redelivered: false,
-                exchange: b"feed",
-                routing_key: b"k",
-                raw_properties: &properties,
-                body: Body::Whole(bytes::Bytes::from_static(body)),
-            };
+            let delivery = delivered(&properties, bytes::Bytes::from_static(body));
             journaled.take(delivery, ReadAt::at(std::time::Instant::now()));
         }
     }
