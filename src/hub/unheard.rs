@@ -18,7 +18,8 @@ use crate::{
     telemetry,
 };
 
-/// Messages of one source that wait to be handed on, and their bytes; beyond, they are lost, and counted.
+/// Messages of one source that wait to be handed on, and their bytes, each once however many keys it
+/// has; beyond, they are lost, and counted.
 const MAX_WAITING: usize = 10_000;
 const MAX_BYTES: usize = 32 << 20;
 /// Those that are published before the broker's word on them is awaited.
@@ -28,16 +29,29 @@ const BATCH: usize = 64;
 const ATTEMPTS: u32 = 12;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// A message that its exchange routed here in vain.
+/// A message that its exchange routed here in vain, to be handed on by one of its keys.
 struct Vain {
-    exchange: Arc<str>,
-    /// One of its keys.
+    held: Arc<Held>,
     key: Box<str>,
+    /// The broker may have it already.
+    is_again: bool,
+}
+
+/// The message, and the room that it takes until it is through by all its keys.
+struct Held {
+    exchange: Arc<str>,
     message: Arc<Message>,
     /// As in [`Publish::lane`].
     lane: u64,
-    /// The broker may have it already.
-    is_again: bool,
+    room: Waiting,
+    waiting: watch::Sender<Waiting>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let room = self.room;
+        self.waiting.send_modify(|waiting| waiting.remove(room));
+    }
 }
 
 /// Takes those of one source: while its messages are refused, those of others are handed on.
@@ -50,10 +64,11 @@ pub(super) struct Unheard {
     waiting: watch::Sender<Waiting>,
 }
 
-/// So many messages, and their bytes.
+/// So many messages, the keys that they are to be handed on by, and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Waiting {
     messages: usize,
+    keys: usize,
     bytes: usize,
 }
 
@@ -71,7 +86,7 @@ impl Unheard {
             sender,
             waiting: watch::Sender::new(Waiting::default()),
         });
-        let running = background::spawn(hand_on(host, receiver, unheard.waiting.clone()));
+        let running = background::spawn(hand_on(host, receiver));
         (unheard, AbortOnDropHandle::new(running))
     }
 
@@ -79,27 +94,44 @@ impl Unheard {
     pub(super) fn push(&self, message: &Arc<Message>) {
         // It came for any of its keys: it is handed on by each, as if it had been published so.
         let keys = std::iter::once(&message.routing_key).chain(&message.cc);
-        for key in keys.collect::<BTreeSet<_>>() {
-            self.push_by(key, message);
+        let keys: BTreeSet<&str> = keys.map(|key| &**key).collect();
+        let held = self.hold(message, &keys);
+        for key in keys {
+            let is_queued = held.as_ref().is_some_and(|held| {
+                let vain = Vain {
+                    held: Arc::clone(held),
+                    key: key.into(),
+                    is_again: false,
+                };
+                // It has no receiver any more only when the hub is gone.
+                self.sender.send(vain).is_ok()
+            });
+            if !is_queued {
+                telemetry::offline_lost(&self.source, "too many are to be handed on");
+            }
         }
     }
 
-    fn push_by(&self, key: &str, message: &Arc<Message>) {
-        let vain = Vain {
-            exchange: Arc::clone(&self.source),
-            key: key.into(),
-            message: Arc::clone(message),
-            lane: self.lane,
-            is_again: false,
+    /// Takes room for the message, if there is any.
+    fn hold(&self, message: &Arc<Message>, keys: &BTreeSet<&str>) -> Option<Arc<Held>> {
+        let of_keys = keys.iter().flat_map(|key| [size_of::<Vain>(), key.len()]);
+        let room = Waiting {
+            messages: 1,
+            keys: keys.len(),
+            bytes: of_keys.fold(message.weight(), usize::saturating_add),
         };
-        let weight = message.weight();
         let has_room = self
             .waiting
-            .send_if_modified(|waiting| waiting.add_if_room(weight));
-        // It has no receiver any more only when the hub is gone.
-        if !has_room || self.sender.send(vain).is_err() {
-            telemetry::offline_lost(&self.source, "too many are to be handed on");
-        }
+            .send_if_modified(|waiting| waiting.add_if_room(room));
+        has_room.then(|| {
+            Arc::new(Held {
+                exchange: Arc::clone(&self.source),
+                message: Arc::clone(message),
+                lane: self.lane,
+                room,
+                waiting: self.waiting.clone(),
+            })
+        })
     }
 
     /// Done when none waits. What is left then is lost with the feeds, and counted.
@@ -107,25 +139,18 @@ impl Unheard {
         let mut waiting = self.waiting.subscribe();
         let flushing = timeout_at(until, waiting.wait_for(|waiting| waiting.messages == 0));
         if flushing.await.is_err() {
-            telemetry::offline_left(self.waiting.borrow().messages);
+            telemetry::offline_left(self.waiting.borrow().keys);
         }
     }
 }
 
-async fn hand_on(
-    host: Arc<dyn VirtualHost>,
-    mut receiver: mpsc::UnboundedReceiver<Vain>,
-    waiting: watch::Sender<Waiting>,
-) {
+async fn hand_on(host: Arc<dyn VirtualHost>, mut receiver: mpsc::UnboundedReceiver<Vain>) {
     let mut batch = Vec::new();
     while receiver.recv_many(&mut batch, BATCH).await > 0 {
         let mut backoff = Backoff::new(PAUSES);
         // Those behind wait meanwhile, so that messages of a key stay in order.
         for attempt in 1..=ATTEMPTS {
-            let before = Waiting::of(&batch);
             batch = publish_all(&*host, batch, attempt < ATTEMPTS).await;
-            let left = Waiting::of(&batch);
-            waiting.send_modify(|waiting| waiting.shrink(before, left));
             if batch.is_empty() {
                 break;
             }
@@ -153,7 +178,7 @@ async fn publish_all(host: &dyn VirtualHost, batch: Vec<Vain>, may_be: bool) -> 
             // The next attempt would end no better.
             let is_final = matches!(error, BrokerError::PreconditionFailed(_));
             if is_final || !may_be {
-                telemetry::offline_lost(&vain.exchange, &error.to_string());
+                telemetry::offline_lost(&vain.held.exchange, &error.to_string());
                 return None;
             }
             let is_again = vain.is_again || may_be_there;
@@ -164,38 +189,32 @@ async fn publish_all(host: &dyn VirtualHost, batch: Vec<Vain>, may_be: bool) -> 
 }
 
 impl Waiting {
-    fn of(batch: &[Vain]) -> Self {
-        let bytes = batch.iter().map(|vain| vain.message.weight());
-        Self {
-            messages: batch.len(),
-            bytes: bytes.fold(0, usize::saturating_add),
-        }
-    }
-
-    /// One more, if there is room: one that is larger than all room waits alone. Whether there is.
-    fn add_if_room(&mut self, weight: usize) -> bool {
-        let bytes = self.bytes.saturating_add(weight);
-        if self.messages >= MAX_WAITING || (self.messages > 0 && bytes > MAX_BYTES) {
-            return false;
-        }
-        self.messages = self.messages.saturating_add(1);
-        self.bytes = bytes;
-        true
-    }
-
-    /// What was in hand is less now.
-    fn shrink(&mut self, before: Self, left: Self) {
-        let less = |all: usize, before: usize, left: usize| {
-            all.saturating_sub(before.saturating_sub(left))
+    /// Takes more, if there is room: one that is larger than all room waits alone. Whether there is.
+    fn add_if_room(&mut self, more: Self) -> bool {
+        let all = Self {
+            messages: self.messages.saturating_add(more.messages),
+            keys: self.keys.saturating_add(more.keys),
+            bytes: self.bytes.saturating_add(more.bytes),
         };
-        self.messages = less(self.messages, before.messages, left.messages);
-        self.bytes = less(self.bytes, before.bytes, left.bytes);
+        let is_within = all.messages <= MAX_WAITING && all.bytes <= MAX_BYTES;
+        let has_room = is_within || self.messages == 0;
+        if has_room {
+            *self = all;
+        }
+        has_room
+    }
+
+    fn remove(&mut self, less: Self) {
+        self.messages = self.messages.saturating_sub(less.messages);
+        self.keys = self.keys.saturating_sub(less.keys);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
     }
 }
 
 impl Vain {
     fn publish(&self) -> Publish {
-        let mut properties = self.message.properties.clone();
+        let held = &self.held;
+        let mut properties = held.message.properties.clone();
         // RabbitMQ lets nobody publish in another's name.
         properties.user_id = None;
         let header = (UNHEARD_HEADER.into(), "1".into());
@@ -204,13 +223,13 @@ impl Vain {
             mark_duplicate(&mut properties);
         }
         Publish {
-            exchange: offline_of(&self.exchange).into(),
+            exchange: offline_of(&held.exchange).into(),
             routing_key: self.key.clone(),
             properties,
-            body: self.message.body.clone(),
+            body: held.message.body.clone(),
             mandatory: true,
             // Messages of a key stay in order.
-            lane: self.lane,
+            lane: held.lane,
             slow: None,
         }
     }
@@ -223,15 +242,16 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_by_number_and_by_bytes() {
         for (weight, room) in [(0, MAX_WAITING), (1 << 20, 32), (MAX_BYTES * 2, 1)] {
-            let mut waiting = Waiting::default();
-            let taken = (0..MAX_WAITING * 2).filter(|_| waiting.add_if_room(weight));
-            assert_eq!(taken.count(), room, "{weight}");
             let one = Waiting {
                 messages: 1,
+                keys: 1,
                 bytes: weight,
             };
-            waiting.shrink(one, Waiting::default());
-            assert!(waiting.add_if_room(weight), "{weight}");
+            let mut waiting = Waiting::default();
+            let taken = (0..MAX_WAITING * 2).filter(|_| waiting.add_if_room(one));
+            assert_eq!(taken.count(), room, "{weight}");
+            waiting.remove(one);
+            assert!(waiting.add_if_room(one), "{weight}");
         }
     }
 }

@@ -66,6 +66,31 @@ async fn a_message_with_several_keys_is_handed_on_by_each() {
     let keys = published.iter().map(|publish| &*publish.routing_key);
     assert_eq!(keys.collect::<Vec<_>>(), ["user_alice", "user_bob"]);
     assert!(published.iter().all(|publish| publish.body == "x"));
+    // By those alone that were not confirmed, it is handed on again.
+    on.fake.confirm_by([Ok(()), lost()]);
+    on.unheard.push(&message);
+    on.unheard.flush(Instant::now() + LONG).await;
+    let published = on.fake.published();
+    let keys = published.iter().map(|publish| &*publish.routing_key);
+    let expected = ["user_alice", "user_bob", "user_bob"];
+    assert_eq!(keys.collect::<Vec<_>>(), expected);
+}
+
+/// Its keys share one body.
+#[tokio::test(start_paused = true)]
+async fn a_message_takes_room_once_for_all_its_keys() {
+    let on = HandingOn::start();
+    let message = Message::new(
+        "feed".into(),
+        "user_0".into(),
+        Properties::default(),
+        vec![b'x'; 1 << 20].into(),
+    );
+    let others = (1..=40).map(|number| format!("user_{number}").into());
+    let message = Arc::new(message.with_cc(others.collect()));
+    on.unheard.push(&message);
+    on.unheard.flush(Instant::now() + LONG).await;
+    assert_eq!(on.fake.published().len(), 41);
 }
 
 fn lost() -> Result<(), BrokerError> {
