@@ -5,7 +5,10 @@ use std::{num::NonZero, sync::Arc, time::Duration};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-use super::feed::{Feed, Feeds};
+use super::{
+    feed::{Feed, Feeds},
+    shards::Shards,
+};
 use crate::broker::{
     Binding, BrokerError, ExchangeKind, FeedConfig, FeedId, JournalConfig, KnownKind, KnownKinds,
     VirtualHost, journal::lack_of,
@@ -42,7 +45,7 @@ impl Feeds {
             whole: whole.iter().map(boxed).collect(),
             read_whole: read_whole.map(boxed).collect(),
             journal: journal.clone(),
-            shards: config.shards(cores),
+            shards: Arc::new(Shards::new(config.shards(cores))),
         }
     }
 
@@ -109,6 +112,6 @@ impl Feeds {
             let exchange = Arc::clone(&exchange);
             feeds.get(&FeedId { exchange, shard }).map(Arc::clone)
         };
-        (0..self.shards).filter_map(of_shard).collect()
+        (0..self.shards.count).filter_map(of_shard).collect()
     }
 }

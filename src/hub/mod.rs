@@ -14,13 +14,13 @@ mod kinds;
 mod linger;
 mod mailbox;
 mod rouser;
+mod shards;
 mod unheard;
 mod verify;
 mod vhosts;
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
     num::NonZero,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -73,8 +73,6 @@ pub struct Hub {
     away: Option<Away>,
     /// Sees to it that journals keep their exchanges' messages, also while nobody is subscribed.
     keeping: OnceLock<AbortOnDropHandle<()>>,
-    /// Keyed at random, so that nobody can aim all patterns at one shard.
-    hasher: RandomState,
     members: Mutex<Members>,
 }
 
@@ -143,7 +141,6 @@ impl Hub {
             away,
             host,
             feeds,
-            hasher: RandomState::new(),
             keeping: OnceLock::new(),
             members: Mutex::default(),
         });
@@ -413,7 +410,7 @@ impl Hub {
         let shard = if bind_all {
             0
         } else {
-            self.shard(exchange, pattern)
+            self.feeds.shards.of(exchange, pattern)
         };
         let id = FeedId {
             exchange: exchange.into(),
@@ -427,6 +424,7 @@ impl Hub {
                 linger: Arc::clone(linger),
                 rouser: Arc::clone(&self.rouser),
                 unheard: away.and_then(|away| away.unheard.get(exchange).cloned()),
+                shards: Arc::clone(&self.feeds.shards),
             };
             let journal = has_journal.then(|| {
                 let config = &self.feeds.journal;
@@ -478,12 +476,6 @@ impl Hub {
             Some(kind) => Ok(kind),
             None => self.feeds.learn_kind(&*self.host, exchange).await,
         }
-    }
-
-    fn shard(&self, exchange: &str, pattern: &str) -> u16 {
-        let hash = self.hasher.hash_one((exchange, pattern));
-        let shard = hash.checked_rem(self.feeds.shards.into());
-        u16::try_from(shard.unwrap_or_default()).unwrap_or_default()
     }
 }
 

@@ -90,11 +90,15 @@ impl Unheard {
         (unheard, AbortOnDropHandle::new(running))
     }
 
-    /// Does not wait.
-    pub(super) fn push(&self, message: &Arc<Message>) {
-        // It came for any of its keys: it is handed on by each, as if it had been published so.
+    /// Takes a message that came for any of those of its keys that are meant: it is handed on by each,
+    /// as if it had been published so. Does not wait.
+    pub(super) fn push(&self, message: &Arc<Message>, is_meant: impl Fn(&str) -> bool) {
         let keys = std::iter::once(&message.routing_key).chain(&message.cc);
-        let keys: BTreeSet<&str> = keys.map(|key| &**key).collect();
+        let keys = keys.map(|key| &**key).filter(|key| is_meant(key));
+        let keys: BTreeSet<&str> = keys.collect();
+        if keys.is_empty() {
+            return;
+        }
         let held = self.hold(message, &keys);
         for key in keys {
             let is_queued = held.as_ref().is_some_and(|held| {

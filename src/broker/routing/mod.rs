@@ -211,6 +211,12 @@ impl<T: Eq + Hash> RoutingTable<T> {
         self.kind
     }
 
+    /// True if the pattern matches other keys than itself.
+    #[must_use]
+    pub fn matches_others(&self, pattern: &str) -> bool {
+        self.kind == ExchangeKind::Fanout || self.is_wild(pattern)
+    }
+
     fn is_wild(&self, pattern: &str) -> bool {
         self.kind == ExchangeKind::Topic && is_wild(pattern)
     }

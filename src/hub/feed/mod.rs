@@ -34,6 +34,7 @@ use super::{
     linger::{Linger, Unbind},
     mailbox::Mailbox,
     rouser::Rouser,
+    shards::Shards,
     unheard::Unheard,
 };
 use crate::{
@@ -55,8 +56,7 @@ pub(super) struct Feeds {
     /// Those that are read whole, whether or not keys are bound besides.
     pub(super) read_whole: HashSet<Box<str>>,
     pub(super) journal: JournalConfig,
-    /// How many there are of an exchange, at most.
-    pub(super) shards: u16,
+    pub(super) shards: Arc<Shards>,
 }
 
 /// How a feed is.
@@ -100,6 +100,7 @@ pub(super) struct Feed {
     rouser: Arc<Rouser>,
     /// Takes what nobody here is subscribed to.
     unheard: Option<Arc<Unheard>>,
+    shards: Arc<Shards>,
     pub(super) table: Mutex<Table>,
     counts: Arc<FeedCounts>,
     /// It is read from a journal.
@@ -115,10 +116,13 @@ pub(super) struct FeedParts {
     pub(super) rouser: Arc<Rouser>,
     /// Takes what nobody here is subscribed to; `None`: it is dropped.
     pub(super) unheard: Option<Arc<Unheard>>,
+    pub(super) shards: Arc<Shards>,
 }
 
 pub(super) struct Table {
     routes: RoutingTable<Subscriber>,
+    /// A pattern was bound that matches other keys than itself: those of any shard may come.
+    gets_any_key: bool,
     /// With a journal.
     pub(super) record: Option<Box<Record>>,
     /// One binding to everything serves all patterns (`feed.binding = "all"`).
@@ -240,10 +244,12 @@ impl Feed {
             linger,
             rouser,
             unheard,
+            shards,
         } = parts;
         let (journal, record) = journal.unzip();
         let table = Table {
             routes: RoutingTable::new(kind),
+            gets_any_key: false,
             record: record.map(Box::new),
             bind_all,
             changing: HashMap::new(),
@@ -256,6 +262,7 @@ impl Feed {
             linger,
             rouser,
             unheard,
+            shards,
             table: Mutex::new(table),
             counts: FeedCounts::new(),
             journal: journal.map(Arc::new),
@@ -303,6 +310,9 @@ impl Feed {
         }
         table.stage = Stage::Used;
         let binding = table.binding_of(&pattern);
+        if table.routes.matches_others(&pattern) {
+            table.gets_any_key = true;
+        }
         let is_new = table.routes.insert(&pattern, subscriber.clone()) || table.bind_all;
         let waits = || (Arc::clone(&pattern), subscriber.clone());
         let bound = match table.changing.get_mut(&binding) {
@@ -579,7 +589,10 @@ impl Feed {
         if subscriptions == 0
             && let Some(unheard) = &self.unheard
         {
-            unheard.push(message);
+            // Its other keys, if they are bound, have brought a copy to their own shards.
+            unheard.push(message, |key| {
+                table.gets_any_key || self.shards.of(&self.id.exchange, key) == self.id.shard
+            });
         }
         if subscriptions > FEW {
             self.rouser.rouse(sleepers);

@@ -35,7 +35,7 @@ impl HandingOn {
         for body in bodies {
             let (exchange, key, body) = ("feed".into(), "user_a".into(), (*body).into());
             let message = Message::new(exchange, key, Properties::default(), body);
-            self.unheard.push(&Arc::new(message));
+            self.unheard.push(&Arc::new(message), |_| true);
         }
         self.unheard.flush(Instant::now() + LONG).await;
         let published = self.fake.published().into_iter();
@@ -60,7 +60,7 @@ async fn a_message_with_several_keys_is_handed_on_by_each() {
         "x".into(),
     );
     let message = Arc::new(message.with_cc(vec!["user_bob".into(), "user_alice".into()]));
-    on.unheard.push(&message);
+    on.unheard.push(&message, |_| true);
     on.unheard.flush(Instant::now() + LONG).await;
     let published = on.fake.published();
     let keys = published.iter().map(|publish| &*publish.routing_key);
@@ -68,7 +68,7 @@ async fn a_message_with_several_keys_is_handed_on_by_each() {
     assert!(published.iter().all(|publish| publish.body == "x"));
     // By those alone that were not confirmed, it is handed on again.
     on.fake.confirm_by([Ok(()), lost()]);
-    on.unheard.push(&message);
+    on.unheard.push(&message, |_| true);
     on.unheard.flush(Instant::now() + LONG).await;
     let published = on.fake.published();
     let keys = published.iter().map(|publish| &*publish.routing_key);
@@ -88,7 +88,7 @@ async fn a_message_takes_room_once_for_all_its_keys() {
     );
     let others = (1..=40).map(|number| format!("user_{number}").into());
     let message = Arc::new(message.with_cc(others.collect()));
-    on.unheard.push(&message);
+    on.unheard.push(&message, |_| true);
     on.unheard.flush(Instant::now() + LONG).await;
     assert_eq!(on.fake.published().len(), 41);
 }
@@ -120,18 +120,65 @@ async fn nothing_is_tried_for_ever_or_in_vain() {
     assert_eq!(on.published(&["2", "3"]).await, ["2", "3"]);
 }
 
+fn config_with(sources: &[&str]) -> FeedConfig {
+    let offline = OfflineConfig {
+        sources: sources.iter().copied().map(String::from).collect(),
+        ..OfflineConfig::default()
+    };
+    FeedConfig {
+        offline: offline.feeds("/"),
+        ..config()
+    }
+}
+
+/// The keys, in order, by which a message with all of `keys` is handed on when the subscribers of
+/// these patterns have just left, and the broker has not unbound them yet.
+async fn handed_on(source: &'static str, patterns: &[String], keys: &[String]) -> Vec<String> {
+    let scene = scene_with(&config_with(&[source]));
+    let mut subscriptions = Vec::new();
+    for pattern in patterns {
+        subscriptions.push(scene.subscribed(source, pattern).await);
+    }
+    scene.fake.hold();
+    drop(subscriptions);
+    settle().await;
+    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    scene.fake.publish(source, &keys, "x");
+    settle().await;
+    let published = scene.fake.published().into_iter();
+    let mut keys: Vec<_> = published.map(|one| one.routing_key.to_string()).collect();
+    keys.sort_unstable();
+    keys
+}
+
+fn of_users(end: &str) -> Vec<String> {
+    let keys = (10..42).map(|number| format!("user_{number}{end}"));
+    keys.collect()
+}
+
+/// Each shard with one of its keys has a copy.
+#[tokio::test(start_paused = true)]
+async fn a_message_in_several_shards_is_handed_on_once_by_each_key() {
+    let keys = of_users("");
+    for source in ["direct", "topic"] {
+        assert_eq!(handed_on(source, &keys, &keys).await, keys, "{source}");
+    }
+}
+
+/// Which shard has the pattern of a key, the key does not tell: rather twice than not at all.
+#[tokio::test(start_paused = true)]
+async fn what_came_by_patterns_is_handed_on_by_all_its_keys() {
+    let keys = of_users(".news");
+    let mut by = handed_on("topic", &of_users(".*"), &keys).await;
+    by.dedup();
+    assert_eq!(by, keys);
+}
+
 /// Its messages are tried again for a minute.
 #[tokio::test(start_paused = true)]
 async fn a_source_that_leads_nowhere_holds_up_no_other() {
     let sources = ["direct", "topic"];
-    let offline = OfflineConfig {
-        sources: sources.map(String::from).into(),
-        ..OfflineConfig::default()
-    };
-    let scene = scene_with(&FeedConfig {
-        offline: offline.feeds("/"),
-        ..config()
-    });
+    let scene = scene_with(&config_with(&sources));
     for source in sources {
         drop(scene.subscribed(source, "user_a").await);
     }
@@ -169,14 +216,7 @@ async fn a_source_that_leads_nowhere_holds_up_no_other() {
 /// Clients may have taken all the time that there was.
 #[tokio::test(start_paused = true)]
 async fn an_end_without_time_left_hands_on_all_the_same() {
-    let offline = OfflineConfig {
-        sources: ["direct"].map(String::from).into(),
-        ..OfflineConfig::default()
-    };
-    let (fake, vhosts) = vhosts_with(&FeedConfig {
-        offline: offline.feeds("/"),
-        ..config()
-    });
+    let (fake, vhosts) = vhosts_with(&config_with(&["direct"]));
     let hub = vhosts.vhost("/").unwrap();
     let scene = Scene { fake, hub };
     drop(scene.subscribed("direct", "user_a").await);
