@@ -20,8 +20,8 @@ use crate::{
 const LOOKS: usize = 20_000;
 /// Messages that are looked at in one go.
 const PART: usize = 1_000;
-/// A page that has come to a message ends after so long: its caller gives up after a while, and would
-/// begin at the same place again.
+/// A page that has come to a message ends after so long, with the search for its beginning: its caller
+/// gives up after a while, and would begin at the same place again.
 const SLOW: Duration = Duration::from_secs(10);
 /// A page ends with the message that reaches so many bytes.
 const PAGE_BYTES: usize = 4 << 20;
@@ -148,6 +148,7 @@ impl Feed {
         let Some(journal) = self.journal() else {
             return Err(ResumeError::NoJournal);
         };
+        let (slow, patience) = (after(SLOW), after(PATIENCE));
         let mut position = self.locate(journal, ask.pattern, &ask.since).await?;
         let kind = self.kind();
         let mut page = History {
@@ -161,7 +162,6 @@ impl Feed {
             left_out_at: Vec::new(),
         };
         let begin = page.next;
-        let (slow, patience) = (after(SLOW), after(PATIENCE));
         // An ask for whatever is there gets it.
         let is_strict = matches!(ask.since, Since::After(_) | Since::Bookmark(_));
         let (mut looks, mut bytes) = (0_usize, 0_usize);
@@ -184,10 +184,20 @@ impl Feed {
                         until: self.remembered().1.saturating_sub(1),
                         most: PART,
                     };
-                    let part = self.host.read_journal(&self.id.exchange, ask).await?;
+                    let part = match self.host.read_journal(&self.id.exchange, ask).await {
+                        Ok(part) => part,
+                        // What was gathered is given; if it lasts, the ask for the next page is told.
+                        Err(_) if page.next != begin => return Ok(page),
+                        Err(error) => return Err(error.into()),
+                    };
                     // Offsets may have holes; a gap is only what is not there any more.
                     if part.first > position {
-                        let first = self.first_available().await?;
+                        let first = match self.first_available().await {
+                            Ok(first) => first,
+                            // As above.
+                            Err(_) if page.next != begin => return Ok(page),
+                            Err(error) => return Err(error.into()),
+                        };
                         if first > position && page.next != begin {
                             // The ask for the next page is told of what is missing.
                             return Ok(page);

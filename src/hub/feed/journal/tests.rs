@@ -37,6 +37,8 @@ struct Stream {
     markers: u64,
     /// So many parts were read.
     parts: usize,
+    /// Each takes so much longer.
+    slow: Duration,
     /// So many offsets are in one, at most, as if each were large.
     most: Option<usize>,
     refusal: Option<BrokerError>,
@@ -182,7 +184,8 @@ impl VirtualHost for Fake {
         ask: JournalAsk,
     ) -> BoxFuture<'a, Result<JournalPart, BrokerError>> {
         async move {
-            sleep(READING).await;
+            let slow = self.stream.lock().slow;
+            sleep(READING + slow).await;
             let mut stream = self.stream.lock();
             stream.parts += 1;
             if let Some(refusal) = &stream.refusal {
@@ -980,24 +983,63 @@ async fn history_comes_page_by_page() {
 /// Its caller would give up, and ask for the same page again and again.
 #[tokio::test(start_paused = true)]
 async fn a_page_that_takes_long_ends_where_it_has_come_to() {
-    let scene = scene(2);
-    scene.with(0..3_000).await;
-    scene.fake.stream.lock().most = Some(1);
     let ask = HistoryAsk {
         pattern: "k",
         since: Since::First,
         limit: 10_000,
     };
-    let begun = Instant::now();
-    let page = scene.hub.history("feed", &ask).await.unwrap();
-    assert!(
-        begun.elapsed() < Duration::from_secs(11),
-        "{:?}",
-        begun.elapsed()
-    );
-    assert!(page.has_more && page.messages.len() > 100);
-    let last = page.messages.last().map(|stored| stored.offset);
-    assert_eq!(page.next.map(|next| next.offset), last);
+    // It is long until there are many parts, or until its beginning is found and there is one.
+    for (slow, most, seconds) in [(0, Some(1), 11), (9, None, 19)] {
+        let scene = scene(2);
+        scene.with(0..3_000).await;
+        {
+            let mut stream = scene.fake.stream.lock();
+            (stream.slow, stream.most) = (Duration::from_secs(slow), most);
+        }
+        let begun = Instant::now();
+        let page = scene.hub.history("feed", &ask).await.unwrap();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(seconds), "{took:?}");
+        assert!(page.has_more && page.messages.len() > 100);
+        let last = page.messages.last().map(|stored| stored.offset);
+        assert_eq!(page.next.map(|next| next.offset), last);
+    }
+}
+
+/// Where RabbitMQ is slow every page would be thrown away, and its caller come no further.
+#[tokio::test(start_paused = true)]
+async fn what_a_page_has_gathered_is_given_though_the_broker_fails() {
+    let ask = |since| HistoryAsk {
+        pattern: "k",
+        since,
+        limit: 10_000,
+    };
+    let away = BrokerError::Unavailable("away".into());
+    // The second part fails, or it comes, and whether it is behind a gap cannot be told.
+    for is_behind_more in [false, true] {
+        let scene = scene(10);
+        scene.with(0..3_000).await;
+        let failing = async {
+            // The beginning is found, and then the first part is read.
+            sleep(READING * 5 / 2).await;
+            if is_behind_more {
+                scene.fake.expire(1_500);
+                sleep(READING).await;
+            }
+            scene.fake.stream.lock().refusal = Some(away.clone());
+        };
+        let first = ask(Since::First);
+        let (page, ()) = tokio::join!(scene.hub.history("feed", &first), failing);
+        let page = page.unwrap();
+        assert!(page.has_more);
+        let offsets = page.messages.iter().map(|stored| stored.offset);
+        assert!(offsets.eq(0..1_000), "{is_behind_more}");
+        let next = page.next.unwrap();
+        assert_eq!(next.offset, 999);
+        let next = ask(Since::After(next));
+        let error = scene.hub.history("feed", &next).await.unwrap_err();
+        assert_eq!(error, ResumeError::Broker(away.clone()));
+    }
 }
 
 /// All pages of a journal, from its beginning.
