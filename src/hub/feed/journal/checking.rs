@@ -6,9 +6,12 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
 
-use super::{Gap, Journal, ResumeError};
+use super::{Gap, Journal, ResumeError, reading::LONG};
 use crate::{
     broker::{BrokerError, Cursor, JournalAsk, JournalPart, JournalStart},
     hub::feed::Feed,
@@ -103,14 +106,16 @@ impl Feed {
                 };
                 self.check_stretch(stretch).await;
             };
-            // The session may have ended that had it in hand: once more.
+            // The session may have ended that had it in hand, or its turn: once more.
             if let Ok(answer) = answer {
                 return answer;
             }
         }
     }
 
+    /// Those that the reading does not come to in time are dropped, and have another turn.
     async fn check_stretch(&self, mut stretch: Vec<Waiting>) {
+        let begun = Instant::now();
         while let (Some(first), Some(last)) = (stretch.first(), stretch.last()) {
             let (start, until) = (first.cursor.offset, last.cursor.offset);
             let length = until.saturating_sub(start).saturating_add(1);
@@ -121,6 +126,9 @@ impl Feed {
             };
             let read = self.host.read_journal(&self.id.exchange, ask).await;
             stretch = self.answer(stretch, read).await;
+            if begun.elapsed() >= LONG {
+                return;
+            }
         }
     }
 

@@ -36,6 +36,9 @@ const PART: usize = 2_000;
 /// Parts of one reading. A client that needs more waits for another turn, so that one that wants
 /// everything keeps no others waiting.
 const PARTS: usize = 10;
+/// A turn at the broker ends with the part that takes it beyond this, so that others have theirs: where
+/// RabbitMQ is slow, each part takes long.
+pub(super) const LONG: Duration = Duration::from_secs(10);
 /// Clients that are further on than this have another reading.
 const WINDOW: u64 = 50_000;
 /// A reading begins so far, at most, before the client that waits longest: so it comes to it, unless
@@ -139,6 +142,8 @@ impl Feed {
     async fn read_journal(self: &Arc<Self>, journal: &Journal, joiners: Vec<Joiner>) {
         telemetry::journal_read();
         let mut pass = Pass::new(journal.id, self.kind(), joiners);
+        let begun = Instant::now();
+        let are_others_waiting = || !journal.far.lock().waiting.is_empty();
         for turn in 0..PARTS {
             let Some(position) = pass.position() else {
                 return;
@@ -147,6 +152,9 @@ impl Feed {
             if position >= first {
                 pass.dismiss_to_memory();
                 return;
+            }
+            if begun.elapsed() >= LONG && are_others_waiting() {
+                break;
             }
             let ask = JournalAsk {
                 start: JournalStart::Offset(position),
@@ -175,7 +183,6 @@ impl Feed {
                     }
                 }
             }
-            let are_others_waiting = || !journal.far.lock().waiting.is_empty();
             give_part(&mut pass, &part, are_others_waiting).await;
         }
         journal.far.lock().put_back(pass.unreached());

@@ -678,6 +678,67 @@ async fn who_waits_longest_is_passed_over_once() {
     }
 }
 
+/// Or a reading would keep all others waiting for ten parts, each of which takes long.
+#[tokio::test(start_paused = true)]
+async fn where_the_broker_is_slow_a_reading_ends_after_a_part_for_others() {
+    let scene = scene_of(10, 1);
+    let cursors = scene.with(0..100).await;
+    {
+        let mut stream = scene.fake.stream.lock();
+        (stream.slow, stream.most) = (Duration::from_secs(10), Some(1));
+    }
+    let [greedy, modest] = [(); 2].map(|()| client(1_000));
+    let first = Resume {
+        since: Since::First,
+        on_gap: OnGap::Fail,
+    };
+    let all = scene.resume(&greedy, &first);
+    let later = async {
+        sleep(Duration::from_secs(5)).await;
+        scene.resume(&modest, &after(cursors[80])).await
+    };
+    let guards = tokio::join!(all, later);
+    assert!(guards.0.is_ok() && guards.1.is_ok());
+    // Where each begins was found, then one part was read for the one, and one for the other.
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(bodies(&modest), numbers(81..82));
+    // They have their turns one after the other.
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(bodies(&modest), numbers(82..85));
+    assert_eq!(bodies(&greedy), numbers(0..4));
+}
+
+/// Of cursors that are checked, too.
+#[tokio::test(start_paused = true)]
+async fn where_the_broker_is_slow_a_check_ends_after_a_part_for_others() {
+    let scene = scene(10);
+    let cursors = scene.with(0..4_200).await;
+    {
+        let mut stream = scene.fake.stream.lock();
+        (stream.slow, stream.most) = (Duration::from_secs(10), Some(1));
+    }
+    // As many stretches as are checked at a time.
+    let wishes: Vec<_> = cursors[..20]
+        .iter()
+        .chain(&cursors[2_000..2_020])
+        .map(|cursor| after(*cursor))
+        .collect();
+    let many: Vec<_> = wishes.iter().map(|_| client(10)).collect();
+    let resuming = many.iter().zip(&wishes);
+    let resuming = resuming.map(|(client, wish)| scene.resume(client, wish));
+    let modest = async {
+        sleep(Duration::from_secs(5)).await;
+        let begun = Instant::now();
+        let client = client(10);
+        let resumed = scene.resume(&client, &after(cursors[4_100])).await;
+        (resumed.is_ok(), begun.elapsed())
+    };
+    let (all, (is_ok, took)) = tokio::join!(futures_util::future::join_all(resuming), modest);
+    assert!(is_ok && all.iter().all(Result::is_ok));
+    // One turn of another, and its own.
+    assert!(took < Duration::from_secs(25), "{took:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_missing_is_told() {
     let scene = scene(10);
