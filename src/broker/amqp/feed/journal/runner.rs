@@ -180,14 +180,14 @@ impl JournalRunner {
     /// A stream that was made anew gives nothing to who asks for an offset that it has not reached: so
     /// it is asked where it ends.
     async fn look_whether_replaced(&mut self) -> Result<(), BrokerError> {
-        let Some(last) = self.taker.as_ref().and_then(Journaled::last) else {
+        let Some(begin) = self.taker.as_ref().and_then(Journaled::begins_at) else {
             return Ok(());
         };
         if self.is_blocked().await {
             return Ok(());
         }
         let end = part::end(&self.shared, &self.id.exchange, &self.side).await?;
-        if end <= last {
+        if end <= begin {
             self.lose("its journal was deleted and made anew");
         }
         Ok(())

@@ -65,11 +65,6 @@ impl Journaled {
         }
     }
 
-    /// The last offset that was read.
-    pub(super) fn last(&self) -> Option<u64> {
-        self.last.map(|(offset, _)| offset)
-    }
-
     /// The next messages come by another consumer.
     pub(super) fn reconnected(&mut self) {
         self.is_checked = false;
@@ -109,11 +104,16 @@ impl Journaled {
         self.jump.or(self.last)
     }
 
+    /// The offset of that.
+    pub(super) fn begins_at(&self) -> Option<u64> {
+        self.begin().map(|(offset, _)| offset)
+    }
+
     /// The first time it begins with the newest messages.
     pub(in crate::broker::amqp::feed) fn arguments(&self) -> Fields {
         let name = Short::cut(OFFSET);
-        match self.begin() {
-            Some((offset, _)) => number(name, offset),
+        match self.begins_at() {
+            Some(offset) => number(name, offset),
             None => Fields::default().text(name, "last"),
         }
     }
@@ -314,33 +314,34 @@ mod tests {
         }
     }
 
-    /// What a consumer of it asks for.
-    fn begin(journaled: &Journaled) -> Option<u64> {
-        journaled.begin().map(|(offset, _)| offset)
-    }
-
     /// Or live clients would get it, with cursors, and come back after the gap without a word of it.
     #[test]
     fn nothing_behind_a_jump_is_handed_on_before_it_is_judged() {
         let (mut journaled, told) = scene();
         take(&mut journaled, &[5, 6, 8, 900, 901, 7], b"x");
         assert_eq!(told.take(), ["5", "6", "8"]);
-        assert_eq!((journaled.last(), journaled.jumped()), (Some(8), Some(9)));
+        assert_eq!(journaled.jumped(), Some(9));
         // The link was lost before that: it comes again.
         journaled.reconnected();
-        assert_eq!((journaled.jumped(), begin(&journaled)), (None, Some(8)));
+        assert_eq!((journaled.jumped(), journaled.begins_at()), (None, Some(8)));
         take(&mut journaled, &[8, 900], b"x");
         assert_eq!(told.take(), [""; 0]);
         journaled.judge(Some(9));
         assert_eq!(told.take(), [""; 0], "they are holes");
-        // However often a link is lost, too.
+        // However often a link is lost, too. A stream that ends before that is another one.
         for _ in 0..2 {
             journaled.reconnected();
-            assert_eq!((journaled.jumped(), begin(&journaled)), (None, Some(900)));
+            assert_eq!(
+                (journaled.jumped(), journaled.begins_at()),
+                (None, Some(900))
+            );
         }
         take(&mut journaled, &[900, 901], b"x");
         assert_eq!(told.take(), ["900", "901"]);
-        assert_eq!((journaled.last(), journaled.jumped()), (Some(901), None));
+        assert_eq!(
+            (journaled.jumped(), journaled.begins_at()),
+            (None, Some(901))
+        );
     }
 
     /// Before anything that comes behind it.
