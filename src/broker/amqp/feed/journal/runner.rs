@@ -231,6 +231,11 @@ impl JournalRunner {
         }
         if let Some(expected) = self.taker.as_ref().and_then(Journaled::jumped) {
             let first = self.first_available(expected).await;
+            if first.is_none() {
+                // Over a lost link nobody says anything. What was left out comes again.
+                self.reader.health()?;
+                self.shared.parts().health()?;
+            }
             if let Some(taker) = &mut self.taker {
                 taker.judge(first);
             }
