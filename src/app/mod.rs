@@ -108,7 +108,10 @@ impl Error {
 /// How long all that is closed when the clients are gone may take, after `[shutdown] grace`.
 const LAST: Duration = Duration::from_secs(10);
 
-/// The part of that for the last bookmarks, presence and its events. While Redis is away they take all
+/// How long the process may take to go behind all that: its threads, its last log lines.
+const GOING: Duration = Duration::from_secs(5);
+
+/// The part of [`LAST`] for the last bookmarks, presence and its events. While Redis is away they take all
 /// that they get, and the broker needs the rest: its queues would stay.
 const LAST_WORDS: Duration = Duration::from_secs(4);
 
@@ -434,7 +437,6 @@ impl Gateway {
     /// Serves until a signal comes, then drains. Another signal ends it at once.
     pub async fn run_until(mut self, mut signals: Signals) {
         signals.next().await;
-        notify::stopping();
         let ended = tokio::select! {
             () = self.end() => true,
             () = signals.again() => false,
@@ -450,6 +452,8 @@ impl Gateway {
         let loaded = self.reloader.config();
         let config = &loaded.config.shutdown;
         let end = after(config.grace);
+        let going = LAST.saturating_add(GOING);
+        notify::stopping(config.grace.saturating_add(going));
         self.progress.enter(Phase::NotReady);
         telemetry::not_ready("shutting down");
         tokio::time::sleep(config.not_ready).await;

@@ -1,6 +1,8 @@
 //! What systemd is told, if it asks (`Type=notify`, `WatchdogSec=`): by the variables
 //! `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
 
+use std::time::Duration;
+
 use sd_notify::{NotifyState, notify};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -19,9 +21,15 @@ pub(super) fn reloading() {
     }
 }
 
-/// The end has begun.
-pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+/// The end has begun, and may take so long. systemd kills no earlier, even if its `TimeoutStopSec` is
+/// shorter.
+pub(super) fn stopping(within: Duration) {
+    // The most that this type holds is 71 minutes.
+    let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(micros),
+    ]);
 }
 
 /// Says again and again that this process still does its work: that the runtime turns. Ends at

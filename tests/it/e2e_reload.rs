@@ -365,6 +365,7 @@ async fn the_service_manager_is_told() {
     let builder = stentor()
         .hook(&hook)
         .set("broker.url", "embedded:")
+        .set("shutdown.grace", "2m")
         .env("NOTIFY_SOCKET", path.display())
         .env("WATCHDOG_USEC", "200000");
     let gateway = builder.start().await;
@@ -377,7 +378,13 @@ async fn the_service_manager_is_told() {
     assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
     until("READY=1");
     assert!(gateway.terminate(Duration::from_secs(20)).await.success());
-    until("STOPPING=1");
+    let (stopping, _) = until("STOPPING=1");
+    // The grace, 10 s to close, and 5 s to go: the unit allows 60 s.
+    let mut lines = stopping.lines();
+    assert!(
+        lines.any(|line| line == "EXTEND_TIMEOUT_USEC=135000000"),
+        "{stopping}"
+    );
 }
 
 /// Standard input is at its end: read again, it would have every key be its default.
