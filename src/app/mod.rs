@@ -412,8 +412,12 @@ impl Gateway {
                     () = &mut end => return,
                     hangup = hangups.recv() => if hangup.is_none() { return },
                 }
-                // A reload that fails says so in the log.
-                let reloaded = reloader.reload().await;
+                // A reload that fails says so in the log. One that waits for an issuer does not hold
+                // up the end: it has replaced nothing yet.
+                let reloaded = tokio::select! {
+                    () = &mut end => return,
+                    reloaded = reloader.reload() => reloaded,
+                };
                 telemetry::audited(&telemetry::Audited {
                     token: None,
                     scope: "SIGHUP",

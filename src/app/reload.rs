@@ -51,7 +51,8 @@ impl Reloader {
         Arc::clone(&self.loaded.read())
     }
 
-    /// Reads the configuration again, and puts it in force. The log says how that went.
+    /// Reads the configuration again, and puts it in force. The log says how that went. Dropped while
+    /// it waits, it has changed nothing.
     pub(super) async fn reload(&self) -> Result<Plan, String> {
         let mut logins = self.logins.lock().await;
         notify::reloading();
@@ -77,7 +78,7 @@ impl Reloader {
         };
         let next = logins.replaced(&before.config, config).await;
         let next = next.map_err(|error| error.to_string())?;
-        // From here on nothing fails.
+        // From here on nothing fails, and nothing waits.
         telemetry::set_level(&config.log).map_err(|error| error.to_string())?;
         if let Some((tls, prepared)) = tls {
             tls.replace(prepared);

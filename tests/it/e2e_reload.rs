@@ -6,6 +6,7 @@ use std::{fs, os::unix::net::UnixDatagram, process::Command as Program, time::Du
 use serde_json::{Value, json};
 use stomp_grammar::{Command, Frame};
 use testkit::{API_TOKEN, Answer, Call, DEADLINE, Gateway, Hook, Login, StompClient, eventually};
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::house::{Ran, stentor};
 
@@ -385,6 +386,27 @@ async fn the_service_manager_is_told() {
         lines.any(|line| line == "EXTEND_TIMEOUT_USEC=135000000"),
         "{stopping}"
     );
+}
+
+/// Its reload has replaced nothing yet.
+#[tokio::test]
+async fn a_reload_that_waits_for_an_issuer_does_not_hold_up_the_end() {
+    let hook = Hook::start().await;
+    let gateway = gateway(&hook, "").await;
+    let issuer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tokens = format!(
+        "[auth.jwt]\naudiences = [\"a\"]\njwks_url = \"http://{}/jwks\"\njwks_timeout = \"1m\"\n",
+        issuer.local_addr().unwrap()
+    );
+    write(&gateway, &file(&hook, &tokens));
+    gateway.process().signal("HUP");
+    // It is asked, and never answers.
+    let asked = timeout(DEADLINE, issuer.accept()).await;
+    let _asked = asked.expect("the issuer is asked").unwrap();
+    // Half of the grace, after which it would be cut.
+    assert!(gateway.terminate(DEADLINE / 2).await.success());
+    let log = gateway.log().text();
+    assert!(!log.contains("not all was closed in time"), "{log}");
 }
 
 /// Standard input is at its end: read again, it would have every key be its default.

@@ -17,6 +17,9 @@ use crate::{
 /// (RFC 7518, 3.2).
 const SHORTEST_SECRET: usize = 32;
 
+/// A reload waits for the keys of a new issuer, and all other reloads wait for that one.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Clocks that differ by more should be set.
 const MAX_LEEWAY: Duration = Duration::from_secs(5 * 60);
 
@@ -34,7 +37,7 @@ pub struct JwtConfig {
     /// For keys that are not known they are fetched once in so long, however many come.
     #[serde(with = "humantime_serde")]
     pub jwks_cooldown: Duration,
-    /// How long a fetch may take.
+    /// How long a fetch may take: a minute at most.
     #[serde(with = "humantime_serde")]
     pub jwks_timeout: Duration,
     /// Whether keys may come over a connection that others can read and change.
@@ -260,6 +263,8 @@ impl JwtConfig {
             at_least("jwks_cooldown", self.jwks_cooldown, second, why)?;
             let why = "no fetch could succeed";
             more_than_zero("jwks_timeout", self.jwks_timeout, why)?;
+            let why = "an issuer that hangs would hold up reloads";
+            at_most("jwks_timeout", self.jwks_timeout, MAX_TIMEOUT, why)?;
         }
         if !self.secret.0.is_empty() {
             if !self.secret_file.as_os_str().is_empty() {
@@ -384,6 +389,10 @@ mod tests {
                 "jwks_url = \"https://i/\"\njwks_cooldown = \"0s\"",
                 "without end",
             ),
+            (
+                "jwks_url = \"https://i/\"\njwks_timeout = \"61s\"",
+                "is longer than 1m, so an issuer that hangs would hold up reloads",
+            ),
             ("jwks_url = \"https://i/\"\nleeway = \"1h\"", "live on"),
             (
                 "jwks_url = \"https://i/\"\nany_audience = true",
@@ -411,6 +420,7 @@ mod tests {
         assert_eq!(key, "audiences");
         for text in [
             "jwks_url = \"http://127.0.0.1:8080/jwks\"",
+            "jwks_url = \"https://i/\"\njwks_timeout = \"1m\"",
             "jwks_url = \"http://[::1]/jwks\"",
             "jwks_url = \"http://localhost/jwks\"",
             "jwks_url = \"http://login.example.com/jwks\"\njwks_insecure_http = true",
