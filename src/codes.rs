@@ -245,8 +245,8 @@ codes! {
             cure: "Renew it, or correct this machine's clock",
         /// There are too few files.
         FewFiles => "few-files",
-            cause: "The system allows fewer open files than `[listen] max_connections` needs, so fewer clients are let in",
-            cure: "Raise the hard limit (`LimitNOFILE` in the unit, `ulimit -Hn` in a shell), or lower the key",
+            cause: "The system allows fewer open files than `[listen] max_connections` and `max_unauthenticated` need, so fewer clients are let in",
+            cure: "Raise the hard limit (`LimitNOFILE` in the unit, `ulimit -Hn` in a shell), or lower the keys that the message names",
         /// Any site could log its visitors in.
         HostNamesUnset => "host-names-unset",
             cause: "Browsers log in by themselves (a cookie, a certificate, a default user), and `[listen] host_names` is not set: a site could lead its own name to this address",

@@ -165,17 +165,19 @@ enum Origin {
 /// The system allows too few files for the connections that are wanted.
 struct FewFiles {
     files: u64,
-    wanted: usize,
+    wanted: Wanted,
     reckoned: Wanted,
 }
 
 impl FewFiles {
     fn tell(&self) {
+        let lowered = self.wanted.lowered(self.reckoned);
+        let keys: Vec<_> = lowered.into_iter().map(|(key, _)| key).collect();
         telemetry::few_files(
             self.files,
-            self.wanted,
-            self.reckoned.connections,
-            self.reckoned.unauthenticated,
+            &keys.join(" and "),
+            (self.wanted.connections, self.reckoned.connections),
+            (self.wanted.unauthenticated, self.reckoned.unauthenticated),
         );
     }
 }
@@ -192,9 +194,10 @@ fn fit_to_files(listen: &mut listen::Config) -> Option<FewFiles> {
     let reckoned = Files::of(files).reckon(wanted);
     listen.max_connections = reckoned.connections;
     listen.max_unauthenticated = reckoned.unauthenticated;
-    (reckoned.connections < wanted.connections).then_some(FewFiles {
+    let is_lowered = !wanted.lowered(reckoned).is_empty();
+    is_lowered.then_some(FewFiles {
         files,
-        wanted: wanted.connections,
+        wanted,
         reckoned,
     })
 }

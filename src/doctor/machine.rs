@@ -43,12 +43,12 @@ fn files(config: &Config, open: u64) -> Finding {
         connections: config.listen.max_connections,
         unauthenticated: config.listen.max_unauthenticated,
     };
-    let reckoned = Files::of(open).reckon(wanted);
+    let lowered = wanted.lowered(Files::of(open).reckon(wanted));
     let shown = match open {
         u64::MAX => "any number of".to_owned(),
         open => open.to_string(),
     };
-    if reckoned.connections == wanted.connections {
+    if lowered.is_empty() {
         let text = format!(
             "{shown} files may be open, enough for {} connections",
             wanted.connections
@@ -60,18 +60,16 @@ fn files(config: &Config, open: u64) -> Finding {
         .saturating_add(wanted.unauthenticated)
         .saturating_add(1_000);
     let text = format!(
-        "{shown} files may be open, enough for {} connections, not for {} ([listen] \
-         max_connections)",
-        reckoned.connections, wanted.connections
+        "{shown} files may be open, too few for [listen] max_connections = {} and \
+         max_unauthenticated = {}",
+        wanted.connections, wanted.unauthenticated
     );
-    Finding::doubtful(question, text)
-        .cure(format!(
-            "LimitNOFILE={needed}   (in the systemd unit; a shell: ulimit -Hn)"
-        ))
-        .cure(format!(
-            "[listen] max_connections = {}",
-            reckoned.connections
-        ))
+    let doubtful = Finding::doubtful(question, text).cure(format!(
+        "LimitNOFILE={needed}   (in the systemd unit; a shell: ulimit -Hn)"
+    ));
+    lowered.into_iter().fold(doubtful, |found, (key, has)| {
+        found.cure(format!("[listen] {key} = {has}"))
+    })
 }
 
 fn backlog(somaxconn: u32) -> Finding {
@@ -246,8 +244,20 @@ mod tests {
         let few = files(&config, 1024);
         assert_eq!(few.mark, Mark::Doubtful);
         assert!(few.cure[0].starts_with("LimitNOFILE=111000"), "{few:?}");
+        let keys = [
+            "[listen] max_connections = 521",
+            "[listen] max_unauthenticated = 131",
+        ];
+        assert_eq!(few.cure[1..], keys);
         assert_eq!(files(&config, 111_000).mark, Mark::Right);
         assert_eq!(files(&config, u64::MAX).mark, Mark::Right);
+        let mut small = config;
+        small.listen.max_connections = 300;
+        let few = files(&small, 1024);
+        assert_eq!(few.mark, Mark::Doubtful);
+        assert_eq!(few.cure[1..], ["[listen] max_unauthenticated = 131"]);
+        small.listen.max_unauthenticated = 131;
+        assert_eq!(files(&small, 1024).mark, Mark::Right);
     }
 
     #[test]

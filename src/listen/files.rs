@@ -34,6 +34,23 @@ pub struct Wanted {
     pub unauthenticated: usize,
 }
 
+impl Wanted {
+    /// The bounds that are lower in `reckoned`, by their keys in `[listen]`, as they are there.
+    #[must_use]
+    pub fn lowered(self, reckoned: Self) -> Vec<(&'static str, usize)> {
+        let bounds = [
+            ("max_connections", self.connections, reckoned.connections),
+            (
+                "max_unauthenticated",
+                self.unauthenticated,
+                reckoned.unauthenticated,
+            ),
+        ];
+        let lowered = bounds.into_iter().filter(|(_, wanted, has)| has < wanted);
+        lowered.map(|(key, _, has)| (key, has)).collect()
+    }
+}
+
 impl Files {
     /// The clients' share, where the process may open so many files.
     #[must_use]
@@ -104,6 +121,22 @@ mod tests {
         assert_eq!(reckon(64, 100_000, 10_000), (31, 8));
         assert_eq!(reckon(0, 100_000, 10_000), (1, 1));
         assert_eq!(reckon(u64::MAX, 100_000, 10_000), (100_000, 10_000));
+    }
+
+    #[test]
+    fn each_bound_that_is_lowered_is_named() {
+        let lowered = |files, connections, unauthenticated| {
+            let wanted = Wanted {
+                connections,
+                unauthenticated,
+            };
+            wanted.lowered(Files::of(files).reckon(wanted))
+        };
+        assert!(lowered(110_499, 100_000, 10_000).is_empty());
+        assert_eq!(lowered(1_024, 300, 10_000), [("max_unauthenticated", 131)]);
+        assert_eq!(lowered(20_000, 100_000, 100), [("max_connections", 19_402)]);
+        let both = [("max_connections", 398), ("max_unauthenticated", 100)];
+        assert_eq!(lowered(800, 100_000, 10_000), both);
     }
 
     #[test]

@@ -852,12 +852,14 @@ async fn too_few_files() {
         "{:?}",
         found.cure
     );
-    let cure = found.cure[1]
-        .strip_prefix("[listen] max_connections = ")
-        .unwrap();
+    let cure = |line: usize, key: &str| {
+        let (name, value) = found.cure[line].split_once(" = ").unwrap();
+        assert_eq!(name, format!("[listen] {key}"));
+        value.to_owned()
+    };
     let setup = setup
-        .set("listen.max_connections", cure)
-        .set("listen.max_unauthenticated", 100);
+        .set("listen.max_connections", cure(1, "max_connections"))
+        .set("listen.max_unauthenticated", cure(2, "max_unauthenticated"));
     setup
         .is_sound()
         .await

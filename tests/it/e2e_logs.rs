@@ -77,8 +77,9 @@ async fn too_few_files_are_one_line() {
         .collect();
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert_eq!(warnings[0]["open_files"], 800);
-    assert_eq!(warnings[0]["wanted"], 100_000);
+    assert_eq!(warnings[0]["wanted_connections"], 100_000);
     assert_eq!(warnings[0]["max_connections"], 398);
+    assert_eq!(warnings[0]["wanted_unauthenticated"], 10_000);
     assert_eq!(warnings[0]["max_unauthenticated"], 100);
     let message = warnings[0]["message"].as_str().unwrap();
     assert!(message.contains("ulimit -Hn"), "{message}");

@@ -12,18 +12,19 @@ pub fn starting() {
     info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");
 }
 
-/// The system allows fewer open files than `wanted` clients may need, so fewer are taken.
+/// The system allows fewer open files than clients may need, so these `keys` of `[listen]` are lowered.
+/// Each pair is what was wanted, and what counts.
 pub fn few_files(
     open_files: u64,
-    wanted: usize,
-    max_connections: usize,
-    max_unauthenticated: usize,
+    keys: &str,
+    (wanted_connections, max_connections): (usize, usize),
+    (wanted_unauthenticated, max_unauthenticated): (usize, usize),
 ) {
     warn!(
         target: "stentor::listen", code = Code::FewFiles.name(),
-        open_files, wanted, max_connections, max_unauthenticated,
-        "fewer clients than [listen] max_connections, for the system allows too few open files: \
-         raise the hard limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower max_connections"
+        open_files, wanted_connections, max_connections, wanted_unauthenticated, max_unauthenticated,
+        "fewer clients than [listen] {keys}, for the system allows too few open files: raise the hard \
+         limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower {keys}"
     );
 }
 
