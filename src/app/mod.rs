@@ -146,11 +146,13 @@ async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     let routes = |_: &_, _| http::sign_post(&path);
     // Before anybody can see that it runs: a SIGHUP until then would end it.
     let hangups = shutdown::hangups()?;
+    // As early: the first process of a container does not get a signal that it does not watch for.
+    let signals = Signals::watch()?;
     let mut gateway = Gateway::start_from(loaded, Origin::Sources(file), routes).await?;
     gateway.reload_at(hangups);
     notify::ready();
     let _alive = AbortOnDropHandle::new(background::spawn(notify::keep_alive()));
-    gateway.run_until(Signals::watch()?).await;
+    gateway.run_until(signals).await;
     Ok(())
 }
 

@@ -114,6 +114,8 @@ async fn serve(options: Options) -> Result<(), app::Error> {
     background::spawn(service::serve(hook, rules()?, std::future::pending()));
     let has_broker = options.broker.is_some();
     let broker = options.broker.unwrap_or(Url::Embedded);
+    // Before anybody can see that it runs: see `app`.
+    let signals = Signals::watch()?;
     let gateway = Gateway::start(config, |services, addresses| {
         routes::all(services, Info::new(addresses, &broker))
     })
@@ -121,7 +123,7 @@ async fn serve(options: Options) -> Result<(), app::Error> {
     .map_err(|error| in_words_of_the_demo(error, options.listen, has_broker))?;
     // A closed terminal is no reason to stop.
     let _ = welcome(gateway.addresses(), &broker, &token, &options.program);
-    gateway.run_until(Signals::watch()?).await;
+    gateway.run_until(signals).await;
     Ok(())
 }
 

@@ -1,6 +1,11 @@
 //! SIGTERM: clients are told, nothing is cut short, and the exit code is 0.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use testkit::{DEADLINE, eventually};
 use tokio::net::TcpStream;
@@ -132,4 +137,34 @@ async fn a_second_signal_ends_it_at_once() {
     let status = gateway.process().wait(DEADLINE).await;
     assert_eq!(status.code(), Some(0));
     gateway.until_logged("by a second signal").await;
+}
+
+/// In a container, where the program is the first process, the system would drop the signal; elsewhere it
+/// would end the program without a drain.
+#[tokio::test]
+async fn a_signal_during_the_start_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    // A pipe as the secret holds the start up where it is read.
+    let pipe = folder.path().join("secret");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let gateway = stentor()
+        .set("broker.url", "embedded:")
+        .set("auth.user_path", "http://127.0.0.1:1/user")
+        .set("auth.jwt.any_audience", "true")
+        .set("auth.jwt.secret_file", pipe.display())
+        .spawn();
+    // On a thread that nobody waits for: if the program is gone, it writes for ever.
+    let write = || {
+        let pipe = pipe.clone();
+        thread::spawn(move || fs::write(pipe, "0123456789abcdef0123456789abcdef"))
+    };
+    // For the check of the configuration.
+    write();
+    // All addresses are open; then the secret is read again.
+    gateway.until_events("listening", 3).await;
+    gateway.process().signal("TERM");
+    write();
+    let status = gateway.process().wait(DEADLINE).await;
+    assert_eq!(status.code(), Some(0), "{}", gateway.process().output());
 }
