@@ -5,6 +5,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use ipnet::{IpNet, Ipv4Net};
+
 /// The address of a client, as limits, the hook and the log take it: behind a trusted proxy, the one
 /// that the proxy names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,20 @@ pub fn is_shared(address: IpAddr) -> bool {
                 || address.is_unicast_link_local()
         }
     }
+}
+
+/// A network as the addresses in it are compared: of IPv4 also where it was written as mapped to IPv6.
+#[must_use]
+pub fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    if let IpNet::V6(mapped) = network
+        && let Some(length) = mapped.prefix_len().checked_sub(MAPPED)
+        && let Some(address) = mapped.addr().to_ipv4_mapped()
+        && let Ok(v4) = Ipv4Net::new(address, length)
+    {
+        return v4.into();
+    }
+    network
 }
 
 #[cfg(test)]

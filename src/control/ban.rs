@@ -9,10 +9,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{presence::Device, units::moment};
+use crate::{address::canonical, presence::Device, units::moment};
 
 /// A user's name has no more, in bytes.
 const MAX_USER: usize = 255;
@@ -175,19 +175,6 @@ fn text(text: &str, most: usize) -> Result<Box<str>, String> {
         length if length > most => Err(format!("has {length} bytes, more than {most}")),
         _ => Ok(text.into()),
     }
-}
-
-/// IPv4 as IPv4, however it came.
-fn canonical(network: IpNet) -> IpNet {
-    const MAPPED: u8 = 96;
-    if let IpNet::V6(mapped) = network
-        && let Some(length) = mapped.prefix_len().checked_sub(MAPPED)
-        && let Some(address) = mapped.addr().to_ipv4_mapped()
-        && let Ok(v4) = Ipv4Net::new(address, length)
-    {
-        return v4.into();
-    }
-    network
 }
 
 /// A ban as it stands in JSON.

@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 
 use super::{KeepAlive, origin};
-use crate::units::{Checked, at_least_one, more_than_zero};
+use crate::{
+    address::canonical,
+    units::{Checked, at_least_one, more_than_zero},
+};
 
 /// Linux takes no more than 32,767 seconds.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(9 * 3600);
@@ -243,10 +246,19 @@ fn network<E: Error>(text: &str) -> Result<IpNet, E> {
              \"10.0.0.0/8\""
         )));
     };
+    // A peer of IPv4 is compared as such.
+    let network = canonical(network);
     if network.trunc() != network {
         return Err(E::custom(format!(
             "{text:?} has more bits than its length says; write \"{}\"",
             network.trunc()
+        )));
+    }
+    // Where every address is a proxy's, the first one in a header counts, which is the client's own word.
+    if network.prefix_len() == 0 {
+        return Err(E::custom(format!(
+            "{text:?} is everybody, so each client could choose its own address; write the \
+             addresses or networks of your proxies, such as \"10.0.0.0/8\""
         )));
     }
     Ok(network)
@@ -377,10 +389,18 @@ mod tests {
             ("['10.0.0.5/8']", "write \"10.0.0.0/8\""),
             ("['proxy.example.com']", "neither an address nor a network"),
             ("['10.0.0.0/33']", "neither an address nor a network"),
+            ("['10.0.0.5', '0.0.0.0/0']", "\"0.0.0.0/0\" is everybody"),
+            ("['::/0']", "\"::/0\" is everybody"),
+            ("['::ffff:0.0.0.0/96']", "is everybody"),
+            ("['::ffff:10.0.0.5/104']", "write \"10.0.0.0/8\""),
         ] {
             let error = read(wrong).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+        // Peers of IPv4 are compared as such.
+        let mapped = read("['::ffff:10.0.0.5', '::ffff:10.0.0.0/104']").unwrap();
+        let shown: Vec<_> = mapped.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.5/32", "10.0.0.0/8"]);
     }
 
     #[test]
