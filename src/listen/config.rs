@@ -220,15 +220,17 @@ pub(super) fn check_path(key: &'static str, path: &str, example: &str) -> Checke
 }
 
 fn check_host_name(name: &str) -> Checked {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if !name.is_empty() && name.bytes().all(is_plain) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_plain);
+    // A request's name is compared without the dot that it may end with.
+    if name.split('.').all(is_label) {
         return Ok(());
     }
     Err((
         "host_names",
         format!(
-            "{name:?} is not the name of a host; write it without scheme and port, such as \
-             \"push.example.com\""
+            "{name:?} is not the name of a host; write it without scheme, port and a dot at its \
+             start or end, such as \"push.example.com\""
         ),
     ))
 }
@@ -371,6 +373,10 @@ mod tests {
             ("push.example.com:15674", false),
             ("*", false),
             ("", false),
+            ("push.example.com.", false),
+            (".example.com", false),
+            ("push..example.com", false),
+            (".", false),
         ] {
             assert_eq!(check_host_name(name).is_ok(), is_right, "{name}");
         }
