@@ -265,7 +265,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
             ),
         );
     }
-    if limits.login_timeout <= auth.request_timeout {
+    if auth.has_hook() && limits.login_timeout <= auth.request_timeout {
         reader.wrong(
             &[("limits", "login_timeout"), ("auth", "request_timeout")],
             &format!(

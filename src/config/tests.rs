@@ -211,6 +211,7 @@ expires = "20s"
 drain = "1m"
 
 [auth]
+hook = "http://127.0.0.1:8000/auth"
 request_timeout = "10s"
 "#;
     assert_snapshot!(problems(text, &[]), @r#"
@@ -218,8 +219,14 @@ request_timeout = "10s"
     stentor.toml:9: error[contradiction]: [feed] max_length_bytes: is 2 MiB, less than [limits] max_frame_size (16 MiB), so RabbitMQ would drop the largest messages; raise it, or lower the other
     stentor.toml:10: error[contradiction]: [feed] expires: is 20s, but a lost link may take 20s to come back ([broker] reconnect_max and connection_timeout), so its feeds would be gone; raise it
     stentor.toml:13: error[wrong-value]: [shutdown] grace: is 30s, shorter than not_ready and drain together (1m); raise it, or lower them
-    stentor.toml:16: error[contradiction]: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
+    stentor.toml:17: error[contradiction]: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
     "#);
+    // Nobody is asked.
+    let unhooked = "[limits]\nlogin_timeout = \"3s\"\n";
+    assert!(load(unhooked, &[]).is_ok());
+    let hook = "[auth]\nuser_path = \"http://127.0.0.1:1/user\"\n";
+    let found = problems(&format!("{unhooked}{hook}"), &[]);
+    assert!(found.contains("[limits] login_timeout: is 3s"), "{found}");
 }
 
 #[test]

@@ -201,7 +201,10 @@ impl Config {
 /// Whether one program cannot listen at both. Port 0 is whatever the system has free, so it never
 /// collides.
 pub(crate) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
-    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    // `[::]` takes IPv4, too; `0.0.0.0` takes no IPv6.
+    let takes = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let [one, other] = [a, b].map(|address| address.ip().to_canonical());
+    let same_ip = one == other || takes(one, other) || takes(other, one);
     a.port() != 0 && a.port() == b.port() && same_ip
 }
 
@@ -341,6 +344,27 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn addresses_collide_as_in_the_system() {
+        for (one, other, is_taken) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:1", "127.0.0.1:2", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("127.0.0.1:1", "[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:1", "[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "[::1]:1", false),
+            ("0.0.0.0:1", "[::]:1", true),
+            ("127.0.0.1:1", "[::]:1", true),
+            ("[::1]:1", "[::]:1", true),
+            ("[::]:0", "[::]:0", false),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!(collide(one, other), is_taken, "{one} {other}");
+            assert_eq!(collide(other, one), is_taken, "{other} {one}");
+        }
     }
 
     #[test]
