@@ -4,7 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::units::{Checked, size};
+use crate::units::{Checked, show_size, size};
+
+/// The least that the process could be said to have: with less it would be short of memory at rest, and
+/// let nobody in.
+const LEAST: usize = 64 << 20;
 
 /// How much memory the process may take before less is let in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -58,13 +62,23 @@ impl MemoryConfig {
     /// # Errors
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
-        match self.watermark {
-            0 | 20..=95 => Ok(()),
-            other => Err((
-                "watermark",
-                format!("is {other}; write 20 to 95 (percent), or 0 for none"),
-            )),
+        if !matches!(self.watermark, 0 | 20..=95) {
+            let message = format!(
+                "is {}; write 20 to 95 (percent), or 0 for none",
+                self.watermark
+            );
+            return Err(("watermark", message));
         }
+        if (1..LEAST).contains(&self.limit) {
+            let message = format!(
+                "is {}, less than {}, so nobody could log in; a number is bytes: write a size such \
+                 as \"8GiB\", or 0 for what the machine leaves",
+                show_size(self.limit),
+                show_size(LEAST)
+            );
+            return Err(("limit", message));
+        }
+        Ok(())
     }
 }
 
@@ -81,6 +95,13 @@ mod tests {
                 ..MemoryConfig::default()
             };
             assert_eq!(config.check().is_ok(), is_good, "{watermark}");
+        }
+        for (limit, is_good) in [(0, true), (8, false), (LEAST - 1, false), (LEAST, true)] {
+            let config = MemoryConfig {
+                limit,
+                ..MemoryConfig::default()
+            };
+            assert_eq!(config.check().is_ok(), is_good, "{limit}");
         }
     }
 }

@@ -243,8 +243,9 @@ async fn above_the_mark_nobody_new_is_let_in() {
         let gateway = stentor()
             .vhost(&vhost)
             .hook(&hook)
-            // Less than it takes at rest.
-            .set("memory.limit", "4MiB")
+            // A fifth of it is less than it takes at rest.
+            .set("memory.limit", "64MiB")
+            .set("memory.watermark", "20")
             .set("health.overload", overload)
             .start()
             .await;
