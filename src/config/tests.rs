@@ -218,7 +218,7 @@ request_timeout = "10s"
     stentor.toml:6: error[contradiction]: [mailbox] max_bytes: is 8 MiB, less than [limits] max_frame_size (16 MiB), so the largest messages could never be delivered; raise it, or lower the other
     stentor.toml:9: error[contradiction]: [feed] max_length_bytes: is 2 MiB, less than [limits] max_frame_size (16 MiB), so RabbitMQ would drop the largest messages; raise it, or lower the other
     stentor.toml:10: error[contradiction]: [feed] expires: is 20s, but a lost link may take 20s to come back ([broker] reconnect_max and connection_timeout), so its feeds would be gone; raise it
-    stentor.toml:13: error[wrong-value]: [shutdown] grace: is 30s, shorter than not_ready and drain together (1m); raise it, or lower them
+    stentor.toml:13: error[wrong-value]: [shutdown] grace: is 30s, but not_ready and drain together take 1m, and the clients that are told last have 2s more to finish; write "1m 2s" or more, or lower the others
     stentor.toml:17: error[contradiction]: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
     "#);
     // Nobody is asked.

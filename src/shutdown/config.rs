@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use humantime::format_duration;
 use serde::Deserialize;
 
 use crate::units::{Checked, more_than_zero};
+
+/// How long a drain waits for what a client sent before it: the server's end must not wait for a
+/// broker that is away.
+pub const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How the gateway ends when it is told to (SIGTERM, SIGINT).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -42,16 +47,53 @@ impl Config {
     pub fn check(&self) -> Checked {
         more_than_zero("grace", self.grace, "nothing would be drained")?;
         let phases = self.not_ready.saturating_add(self.drain);
-        if phases > self.grace {
-            return Err((
-                "grace",
-                format!(
-                    "is {}, shorter than not_ready and drain together ({}); raise it, or lower them",
-                    humantime::format_duration(self.grace),
-                    humantime::format_duration(phases),
-                ),
-            ));
+        // Or else those who are told last are cut while their frames are still carried out.
+        let least = phases.saturating_add(DRAIN_PATIENCE);
+        if self.grace < least {
+            let [grace, phases, patience, least] =
+                [self.grace, phases, DRAIN_PATIENCE, least].map(format_duration);
+            let message = format!(
+                "is {grace}, but not_ready and drain together take {phases}, and the clients that \
+                 are told last have {patience} more to finish; write \"{least}\" or more, or lower \
+                 the others"
+            );
+            return Err(("grace", message));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that is told at the end of `drain` can finish what it sent.
+    #[test]
+    fn the_last_clients_have_time() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let check = |not_ready, drain, grace| {
+            let [not_ready, drain, grace] = [not_ready, drain, grace].map(Duration::from_secs);
+            let config = Config {
+                not_ready,
+                drain,
+                grace,
+            };
+            config.check()
+        };
+        for (not_ready, drain, grace) in [(25, 5, 30), (25, 5, 31), (0, 0, 1), (0, 60, 30)] {
+            let (key, message) = check(not_ready, drain, grace).unwrap_err();
+            assert_eq!(key, "grace");
+            let least = format_duration(Duration::from_secs(not_ready + drain + 2));
+            let says = format!("write \"{least}\" or more");
+            assert!(message.contains(&says), "{message}");
+        }
+        for (not_ready, drain, grace) in [(25, 5, 32), (0, 0, 2), (10, 20, 45)] {
+            assert_eq!(check(not_ready, drain, grace), Ok(()));
+        }
+        let endless = Config {
+            not_ready: Duration::MAX,
+            ..Config::default()
+        };
+        assert_eq!(endless.check().unwrap_err().0, "grace");
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::deadline::after;
-pub use config::Config;
+pub use config::{Config, DRAIN_PATIENCE};
 
 /// A phase of the process between start and end; later phases compare greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

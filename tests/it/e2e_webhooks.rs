@@ -472,7 +472,7 @@ async fn a_receiver_that_stays_away_delays_the_end_no_longer_than_it_may() {
     let hook = Hook::start().await;
     let gateway = builder(&hook, &application)
         .set("shutdown.not_ready", "0s")
-        .set("shutdown.grace", "1s")
+        .set("shutdown.grace", "3s")
         .ready()
         .await;
     let _alice = login(&gateway, "alice").await;

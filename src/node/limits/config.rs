@@ -8,6 +8,7 @@ use super::{super::room::Share, ServerHeader};
 use crate::{
     auth,
     broker::{self, KeyLimits},
+    shutdown::DRAIN_PATIENCE,
     units::{Checked, at_least_one, more_than_zero, show_size, size},
 };
 
@@ -17,9 +18,6 @@ const MAX_MESSAGE: usize = 512 << 20;
 const MAX_HEARTBEAT: Duration = Duration::from_millis(u32::MAX as u64);
 /// Tests are happy with it.
 const SHORTEST_PING: Duration = Duration::from_millis(100);
-/// How long a drain waits for what a client sent before it: the server's end must not wait for a
-/// broker that is away.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What one client may do, so that none harms the others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
