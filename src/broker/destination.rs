@@ -30,7 +30,10 @@ pub fn check_exchange(key: &'static str, name: &str) -> Checked {
         _ if !name.starts_with('/') => return Ok(()),
         Err(_) => return Ok(()),
         Ok(Destination::Exchange { name, .. }) => format!("write the exchange alone: {name:?}"),
-        Ok(Destination::Topic(_)) => "write the exchange alone: \"amq.topic\"".to_owned(),
+        // Not that exchange's name: some keys may not have it.
+        Ok(Destination::Topic(_)) => "write the name of an exchange; /topic/… is a key of the one \
+                                      that [stomp] default_topic_exchange names"
+            .to_owned(),
         Ok(_) => "write the name of an exchange".to_owned(),
     };
     Err((

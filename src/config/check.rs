@@ -132,6 +132,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     tls(config, reader);
     journal(config, reader);
     offline(config, reader);
+    topics(config, reader);
     webhooks(config, reader);
     if let Err((key, message)) = config.redis.check_with(&presence.url) {
         reader.wrong(&[("redis", key), ("presence", "url")], &message);
@@ -325,6 +326,38 @@ fn journal(config: &Config, reader: &mut Reader<'_>) {
             ],
             &format!("has {exchange:?}, which by [broker] exchanges {why}; {cure}"),
         );
+    }
+}
+
+/// Needs of the exchange of `/topic/…`: it is one of clients.
+fn topics(config: &Config, reader: &mut Reader<'_>) {
+    let Config {
+        stomp,
+        presence,
+        offline,
+        control,
+        ..
+    } = config;
+    let topics = stomp.default_topic_exchange.as_str();
+    let of_the_gateway = [
+        (
+            "presence",
+            presence.has_events().then_some(&*presence.exchange),
+        ),
+        (
+            "offline",
+            offline.is_on().then_some(offline.exchange.as_str()),
+        ),
+        ("control", control.exchange()),
+    ];
+    for (section, exchange) in of_the_gateway {
+        if exchange == Some(topics) {
+            reader.wrong(
+                &[(section, "exchange"), ("stomp", "default_topic_exchange")],
+                "is [stomp] default_topic_exchange, too, so clients could not send to /topic/…, for \
+                 only the gateway may send there; name another in one of the two places",
+            );
+        }
     }
 }
 

@@ -679,7 +679,6 @@ fn messages_for_those_who_are_away_need_bindings_that_tell() {
 fn exchanges_are_not_written_as_clients_write_them() {
     for (section, set, exchange) in [
         ("presence", "destinations = [\"/exchange/room\"]", "room"),
-        ("presence", "exchange = \"/topic/here\"", "amq.topic"),
         ("journal", "exchanges = [\"/exchange/news/k\"]", "news"),
         ("offline", "sources = [\"/exchange/room/#\"]", "room"),
         ("offline", "exchange = \"/exchange/away\"", "away"),
@@ -703,10 +702,52 @@ fn exchanges_are_not_written_as_clients_write_them() {
     }
     let found = problems("[presence]\ndestinations = [\"/queue/jobs\"]\n", &[]);
     assert!(found.contains("write the name of an exchange"), "{found}");
+    // That exchange would not do.
+    let found = problems("[presence]\nexchange = \"/topic/here\"\n", &[]);
+    assert!(found.contains("write the name of an exchange"), "{found}");
+    assert!(!found.contains("amq.topic"), "{found}");
     // RabbitMQ has exchanges of such names.
     for name in ["/events", "/events/a", "/", "//exchange/a"] {
         let typed = format!("[broker]\nexchanges = {{ {name:?} = \"topic\" }}\n");
         assert!(load(&typed, &[]).is_ok(), "{name}");
+    }
+}
+
+/// To the exchanges of the gateway clients cannot send.
+#[test]
+fn the_exchange_of_topics_is_one_of_clients() {
+    for (text, blamed) in [
+        (
+            "[presence]\nurl = \"memory:\"\nexchange = \"amq.topic\"\n",
+            "[presence] exchange",
+        ),
+        (
+            "[presence]\nurl = \"memory:\"\n[stomp]\ndefault_topic_exchange = \"presence\"\n",
+            "[presence] exchange",
+        ),
+        (
+            "[offline]\nsources = [\"feed\"]\nexchange = \"amq.topic\"\n",
+            "[offline] exchange",
+        ),
+        (
+            "[stomp]\ndefault_topic_exchange = \"stentor.control\"\n",
+            "[control] exchange",
+        ),
+    ] {
+        let found = problems(text, &[]);
+        let says =
+            format!("error[contradiction]: {blamed}: is [stomp] default_topic_exchange, too");
+        assert!(found.contains(&says), "{found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+    // Nothing of the gateway's goes there.
+    for sound in [
+        "[presence]\nurl = \"memory:\"\nevents = false\nexchange = \"amq.topic\"\n",
+        "[presence]\nurl = \"memory:\"\nexchange = \"amq.topic\"\n[stomp]\n\
+         default_topic_exchange = \"topics\"\n",
+        "[offline]\nexchange = \"amq.topic\"\n",
+    ] {
+        assert!(load(sound, &[]).is_ok(), "{sound}");
     }
 }
 
