@@ -329,13 +329,14 @@ fn journal(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// Needs of the exchange of `/topic/…`: it is one of clients.
+/// Needs of the exchange of `/topic/…`: it is one of clients, and of topics.
 fn topics(config: &Config, reader: &mut Reader<'_>) {
     let Config {
         stomp,
         presence,
         offline,
         control,
+        broker,
         ..
     } = config;
     let topics = stomp.default_topic_exchange.as_str();
@@ -358,6 +359,14 @@ fn topics(config: &Config, reader: &mut Reader<'_>) {
                  only the gateway may send there; name another in one of the two places",
             );
         }
+    }
+    // One of a plug-in may have topics: x-delayed-message.
+    if let Some(ExchangeKind::Direct | ExchangeKind::Fanout) = broker.exchanges.get(topics) {
+        reader.wrong(
+            &[("stomp", "default_topic_exchange"), ("broker", "exchanges")],
+            "is of another type in [broker] exchanges, so a pattern such as /topic/a.* would match \
+             nothing or everything; write \"topic\" there, or choose another name",
+        );
     }
 }
 
@@ -389,6 +398,7 @@ fn offline(config: &Config, reader: &mut Reader<'_>) {
         journal,
         control,
         presence,
+        limits,
         ..
     } = config;
     if !offline.is_on() {
@@ -444,6 +454,25 @@ fn offline(config: &Config, reader: &mut Reader<'_>) {
                 ("control", "exchange"),
             ],
             "is the exchange of presence events or of commands, too; name another",
+        );
+    }
+    let kind = broker.exchanges.get(offline.exchange.as_str());
+    if kind.is_some_and(|kind| *kind != ExchangeKind::Topic) {
+        reader.wrong(
+            &[("offline", "exchange"), ("broker", "exchanges")],
+            "is of another type in [broker] exchanges, but workers bind their queues to a topic \
+             exchange; write \"topic\" there, or choose another name",
+        );
+    }
+    if offline.max_bytes < limits.max_frame_size {
+        reader.wrong(
+            &[("offline", "max_bytes"), ("limits", "max_frame_size")],
+            &format!(
+                "is {}, less than [limits] max_frame_size ({}), so RabbitMQ would drop the \
+                 largest messages, and all that wait for the worker; raise it, or lower the other",
+                show_size(offline.max_bytes),
+                show_size(limits.max_frame_size)
+            ),
         );
     }
     let back = broker

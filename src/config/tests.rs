@@ -639,7 +639,7 @@ fn what_is_forwarded_can_be_set_by_variables() {
 
 #[test]
 fn messages_for_those_who_are_away_need_bindings_that_tell() {
-    let on = "[offline]\nsources = [\"feed\"]\n";
+    let on = "[offline]\nsources = [\"feed\"]\nmax_bytes = \"8MiB\"\n";
     assert!(load(on, &[]).is_ok());
     for (more, says) in [
         (
@@ -659,6 +659,14 @@ fn messages_for_those_who_are_away_need_bindings_that_tell() {
         (
             "[presence]\nurl = \"memory:\"\nexchange = \"offline\"",
             "of presence events",
+        ),
+        (
+            "[broker]\nexchanges = { offline = \"direct\" }",
+            "[offline] exchange: is of another type",
+        ),
+        (
+            "[limits]\nmax_frame_size = \"16MiB\"\n[mailbox]\nmax_bytes = \"16MiB\"",
+            "[offline] max_bytes: is 8 MiB, less than [limits] max_frame_size (16 MiB)",
         ),
         ("[feed]\nexpires = \"1m\"", "lower it, or raise the other"),
         (
@@ -711,6 +719,27 @@ fn exchanges_are_not_written_as_clients_write_them() {
         let typed = format!("[broker]\nexchanges = {{ {name:?} = \"topic\" }}\n");
         assert!(load(&typed, &[]).is_ok(), "{name}");
     }
+}
+
+/// A pattern such as `/topic/a.*` has to mean something.
+#[test]
+fn an_exchange_of_topics_is_a_topic_exchange() {
+    let topics = "[stomp]\ndefault_topic_exchange = \"app\"\n";
+    let typed = |kind: &str| format!("{topics}[broker]\nexchanges = {{ app = {kind:?} }}\n");
+    for kind in ["direct", "fanout"] {
+        let found = problems(&typed(kind), &[]);
+        let says = "[stomp] default_topic_exchange: is of another type";
+        assert!(found.contains(says), "{kind}: {found}");
+    }
+    for kind in ["topic", "other"] {
+        assert!(load(&typed(kind), &[]).is_ok(), "{kind}");
+    }
+    let events = "[presence]\nurl = \"memory:\"\n[broker]\nexchanges = { presence = \"direct\" }\n";
+    let found = problems(events, &[]);
+    assert!(
+        found.contains("[presence] exchange: is of another type"),
+        "{found}"
+    );
 }
 
 /// To the exchanges of the gateway clients cannot send.
