@@ -509,6 +509,7 @@ fn sessions(config: &Config, reader: &mut Reader<'_>) {
         control,
         presence,
         sessions,
+        limits,
         ..
     } = config;
     if sessions.is_limited() && presence.url == presence::Url::Off {
@@ -520,6 +521,23 @@ fn sessions(config: &Config, reader: &mut Reader<'_>) {
             ],
             "limits the sessions of a user, but [presence] url is \"off\", so nobody knows them; \
              write \"memory:\" there (a single node), or the address of a Redis",
+        );
+    }
+    // A login takes a place among the user's connections before it is decided about.
+    let (most, left) = (limits.max_user_connections, sessions.leaves());
+    if (1..=left).contains(&most) {
+        reader.wrong(
+            &[
+                ("limits", "max_user_connections"),
+                ("sessions", "max_per_user"),
+                ("sessions", "repeated_login"),
+            ],
+            &format!(
+                "is {most}, and [sessions] leaves a user {left} of these connections; a further \
+                 login takes one before that section decides, so it would be refused: write {} or \
+                 more",
+                left.saturating_add(1)
+            ),
         );
     }
     let has_redis = matches!(presence.url, presence::Url::Redis(_));

@@ -721,6 +721,42 @@ fn exchanges_are_not_written_as_clients_write_them() {
     }
 }
 
+/// A new session needs a connection before it can replace an old one.
+#[test]
+fn connections_of_a_user_are_more_than_the_sessions() {
+    for (policy, least) in [
+        ("repeated_login = \"replace\"", 2),
+        ("repeated_login = \"reject\"", 2),
+        ("repeated_login = \"replace\"\nsame = \"device_id\"", 2),
+        (
+            "repeated_login = \"replace\"\nsame = \"device_id\"\nmax_per_user = 3",
+            4,
+        ),
+        ("max_per_user = 3", 4),
+    ] {
+        let with = |most: usize| {
+            format!(
+                "[presence]\nurl = \"memory:\"\n[sessions]\n{policy}\n\
+                 [limits]\nmax_user_connections = {most}\n"
+            )
+        };
+        for sound in [0, least] {
+            assert!(load(&with(sound), &[]).is_ok(), "{policy}: {sound}");
+        }
+        let found = problems(&with(least - 1), &[]);
+        let says = format!("[limits] max_user_connections: is {}", least - 1);
+        assert!(found.contains(&says), "{found}");
+        assert!(found.contains(&format!("write {least} or more")), "{found}");
+    }
+    assert!(load("[limits]\nmax_user_connections = 1\n", &[]).is_ok());
+    // The default is a bound, too.
+    let found = problems(
+        "[presence]\nurl = \"memory:\"\n[sessions]\nmax_per_user = 10000\n",
+        &[],
+    );
+    assert!(found.starts_with("stentor.toml:4: "), "{found}");
+}
+
 /// A pattern such as `/topic/a.*` has to mean something.
 #[test]
 fn an_exchange_of_topics_is_a_topic_exchange() {

@@ -93,6 +93,16 @@ impl LoginPolicy {
         self.repeated_login != Repeated::Allow || self.max_per_user > 0
     }
 
+    /// So many sessions of a user stay when another one logs in, at least where devices count; 0: any
+    /// number.
+    #[must_use]
+    pub fn leaves(&self) -> usize {
+        match self.repeated_login {
+            Repeated::Allow => self.max_per_user,
+            Repeated::Reject | Repeated::Replace => self.max_per_user.max(1),
+        }
+    }
+
     /// What to do about a login of `user` on `device`, of whom `others` are logged in already, the
     /// oldest first.
     #[must_use]
