@@ -259,7 +259,7 @@ fn network<E: Error>(text: &str) -> Result<IpNet, E> {
             network.trunc()
         )));
     }
-    // Where every address is a proxy's, the first one in a header counts, which is the client's own word.
+    // Where every address is a proxy's, a header's first one counts, which is the client's own word.
     if network.prefix_len() == 0 {
         return Err(E::custom(format!(
             "{text:?} is everybody, so each client could choose its own address; write the \
