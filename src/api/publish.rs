@@ -6,13 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use utoipa::ToSchema;
 use warp::http::StatusCode;
 
@@ -26,6 +27,7 @@ use crate::{
     broker::{
         BrokerError, DIRECT_REPLIES, ENCODED_TYPE, KeyLimits, Properties, Publish, is_reserved,
     },
+    deadline::after,
     hub::{EnterError, Hub},
     presence::rooms::{Room, Rooms},
 };
@@ -49,6 +51,10 @@ pub(super) const ALL_BYTES: usize = 32 << 20;
 /// Calls with so many bytes in all their messages are small. They wait for no room, which those to a
 /// virtual host that does not answer may take; their number is `[api] max_requests`.
 const SMALL: usize = 64 << 10;
+
+/// Of the time that a request may take, so much is left for the answer: it names every key, where one
+/// that is cut off names none.
+const SPARE: Duration = Duration::from_secs(1);
 
 /// AMQP has no room for longer names, in bytes.
 const MAX_SHORT: usize = 255;
@@ -237,6 +243,7 @@ pub enum FailureReason {
     security(("token" = ["publish"])),
 )]
 pub(super) async fn publish(api: &Api, request: Request) -> Answer {
+    let until = after(api.timeout.saturating_sub(SPARE));
     request.no_query()?;
     let asked: PublishRequest = request.json()?;
     let message = Outgoing::new(asked, api)?;
@@ -253,7 +260,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
         Ok(vhost) => {
             let rooms = api.services.rooms.as_deref();
             let known = message.known(rooms, vhost.name()).await;
-            let outcomes = message.publish(api, &vhost, known.as_deref()).await;
+            let outcomes = message.publish(api, &vhost, known.as_deref(), until).await;
             message.judge(outcomes, known.as_deref(), &mut report)
         }
         Err(EnterError::Refused(why)) => {
@@ -478,13 +485,16 @@ impl Outgoing {
         failed
     }
 
-    /// Publishes, and answers for each key the failure, if it failed.
+    /// Publishes up to that moment, and answers for each key the failure, if it failed.
     async fn publish(
         &self,
         api: &Api,
         vhost: &Hub,
         known: Option<&[u64]>,
+        until: Instant,
     ) -> Vec<Option<KeyFailure>> {
+        // One that is begun later could not have its answer in time.
+        let last = until.checked_sub(api.operation_timeout).unwrap_or(until);
         let size = self.size();
         let bytes = if size.saturating_mul(self.keys.len()) <= SMALL {
             0
@@ -503,9 +513,17 @@ impl Outgoing {
                 let error = BrokerError::Unavailable(why.into());
                 Some(KeyFailure::new(&key, &error))
             };
-            let others = "not tried, for others found it away, or no room";
-            if is_away.load(Ordering::Relaxed) {
-                return not_tried(others);
+            let too_late = || {
+                if is_away.load(Ordering::Relaxed) {
+                    Some("not tried, for others found it away, or no room")
+                } else if Instant::now() >= last {
+                    Some("not tried: the others took all the time that a call has")
+                } else {
+                    None
+                }
+            };
+            if let Some(why) = too_late() {
+                return not_tried(why);
             }
             // Never closed. The bytes are given back when the broker has answered.
             let waiting = timeout(api.operation_timeout, api.publishing.acquire_many(bytes));
@@ -513,8 +531,8 @@ impl Outgoing {
                 is_away.store(true, Ordering::Relaxed);
                 return not_tried("not tried: other calls' messages leave it no room");
             };
-            if is_away.load(Ordering::Relaxed) {
-                return not_tried(others);
+            if let Some(why) = too_late() {
+                return not_tried(why);
             }
             let publish = Publish {
                 exchange: message.exchange.clone(),
@@ -535,13 +553,20 @@ impl Outgoing {
                 mandatory: false,
                 ..publish.clone()
             });
-            let mut confirmed = async { vhost.publish(publish).await?.await }.await;
-            // An exchange that is read whole takes every message, so it takes no such question.
-            if matches!(confirmed, Err(BrokerError::Unsupported(_)))
-                && let Some(unasked) = unasked
-            {
-                confirmed = async { vhost.publish(unasked).await?.await }.await;
-            }
+            let confirming = async {
+                let confirmed = async { vhost.publish(publish).await?.await }.await;
+                // An exchange that is read whole takes every message, so it takes no such question.
+                match unasked {
+                    Some(unasked) if matches!(confirmed, Err(BrokerError::Unsupported(_))) => {
+                        vhost.publish(unasked).await?.await
+                    }
+                    _ => confirmed,
+                }
+            };
+            let confirmed = timeout_at(until, confirming).await.unwrap_or_else(|_| {
+                let why = "no answer in the time that a call has: it may have taken the message";
+                Err(BrokerError::Unavailable(why.into()))
+            });
             let error = confirmed.err()?;
             if matches!(error, BrokerError::Unavailable(_)) {
                 is_away.store(true, Ordering::Relaxed);
