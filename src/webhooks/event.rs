@@ -62,6 +62,17 @@ pub enum Event {
     },
 }
 
+/// Whose part of a queue an event takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Of users that are here.
+    Users,
+    /// Of rooms that this user enters and leaves. Clients make up as many as they like, each a subject.
+    Rooms(Arc<str>),
+    /// Of users that are offline. Clients that may send to them make up names, each a subject.
+    Offline,
+}
+
 /// A session, for the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionFacts {
@@ -156,13 +167,12 @@ impl Event {
         }
     }
 
-    /// The user who brought it about, if it is about a room. Clients make up as many rooms as they
-    /// like, each a subject.
-    #[must_use]
-    pub fn room_of(&self) -> Option<&Arc<str>> {
+    /// Whose part of a queue it takes.
+    pub(super) fn part(&self) -> Part {
         match self {
-            Self::Room { by, .. } => Some(by),
-            _ => None,
+            Self::Connect(_) | Self::Disconnect { .. } | Self::Presence { .. } => Part::Users,
+            Self::Room { by, .. } => Part::Rooms(Arc::clone(by)),
+            Self::Offline { .. } => Part::Offline,
         }
     }
 
@@ -351,7 +361,15 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
         };
         assert!(!different.contains(&user.subject()));
-        assert_eq!(rooms[0].room_of(), Some(&"bob".into()));
-        assert_eq!(user.room_of(), None);
+        assert_eq!(rooms[0].part(), Part::Rooms("bob".into()));
+        assert_eq!(user.part(), Part::Users);
+        let offline = Event::Offline {
+            user: "bob".into(),
+            exchange: "feed".into(),
+            key: "user_bob".into(),
+            reason: "nobody",
+            message_id: None,
+        };
+        assert_eq!(offline.part(), Part::Offline);
     }
 }

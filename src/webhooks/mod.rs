@@ -105,7 +105,7 @@ impl Webhooks {
             id,
             name: event.name(),
             subject: event.subject(),
-            room_of: event.room_of().cloned(),
+            part: event.part(),
             body,
         };
         for (receiver, _) in &self.receivers {

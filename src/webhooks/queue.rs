@@ -15,14 +15,13 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::event::Part;
 use crate::backoff::Backoff;
 
 /// About what an event takes beside its texts.
 const OVERHEAD: usize = 256;
 
-/// One part in so many of [`Bounds::max_bytes`] is what events about rooms may take. A client
-/// enters and leaves as many rooms as it likes, and each is a subject: they must leave room for
-/// the events of users.
+/// One part in so many of [`Bounds::max_bytes`] is what events about rooms may take, of all users.
 const PART_OF_ROOMS: usize = 2;
 
 /// The bounds of a queue.
@@ -43,8 +42,7 @@ pub(super) struct Told {
     pub(super) id: Arc<str>,
     pub(super) name: &'static str,
     pub(super) subject: Arc<str>,
-    /// If it is about a room, the user who brought it about.
-    pub(super) room_of: Option<Arc<str>>,
+    pub(super) part: Part,
     pub(super) body: Bytes,
 }
 
@@ -77,6 +75,8 @@ pub(super) enum NoRoom {
     Bytes,
     /// Those about rooms do, or this user's part of them.
     Rooms,
+    /// Those about messages for users who are offline do.
+    Offline,
     /// Too many of this subject wait.
     Subject,
 }
@@ -137,6 +137,8 @@ pub(super) struct DeliveryQueue {
     room_bytes: usize,
     /// The same by the users who brought them about, without those who have none.
     room_bytes_of: HashMap<Arc<str>, usize>,
+    /// About messages for users who are offline.
+    offline_bytes: usize,
     failing: Option<Failing>,
     /// Requests on their way while it fails, at most: one that finds out how it is now, and those that
     /// are not waited for.
@@ -163,6 +165,7 @@ impl DeliveryQueue {
             bytes: 0,
             room_bytes: 0,
             room_bytes_of: HashMap::new(),
+            offline_bytes: 0,
             failing: None,
             probes: 1,
             epoch: 0,
@@ -182,14 +185,10 @@ impl DeliveryQueue {
         let of_subject = self.subjects.get(&told.subject).map_or(0, VecDeque::len);
         let no_room = if of_subject >= self.bounds.max_of_subject {
             Some(NoRoom::Subject)
-        } else if let Some(user) = &told.room_of
-            && !self.has_room_of(user, weight)
-        {
-            Some(NoRoom::Rooms)
         } else if self.bytes.saturating_add(weight) > self.bounds.max_bytes {
             Some(NoRoom::Bytes)
         } else {
-            None
+            self.no_room_in(&told.part, weight)
         };
         if let Some(no_room) = no_room {
             self.dropped = self.dropped.saturating_add(1);
@@ -200,10 +199,14 @@ impl DeliveryQueue {
         }
         self.events = self.events.saturating_add(1);
         self.bytes = self.bytes.saturating_add(weight);
-        if let Some(user) = &told.room_of {
-            self.room_bytes = self.room_bytes.saturating_add(weight);
-            let of_user = self.room_bytes_of.entry(Arc::clone(user)).or_default();
-            *of_user = of_user.saturating_add(weight);
+        match &told.part {
+            Part::Users => {}
+            Part::Rooms(user) => {
+                self.room_bytes = self.room_bytes.saturating_add(weight);
+                let of_user = self.room_bytes_of.entry(Arc::clone(user)).or_default();
+                *of_user = of_user.saturating_add(weight);
+            }
+            Part::Offline => self.offline_bytes = self.offline_bytes.saturating_add(weight),
         }
         let waiting = Waiting {
             attempts: 0,
@@ -214,6 +217,20 @@ impl DeliveryQueue {
         let subject = Arc::clone(&waiting.told.subject);
         self.subjects.entry(subject).or_default().push_back(waiting);
         Ok(())
+    }
+
+    /// Why there is no room for so much in this part. Clients make up subjects of both parts, as many as
+    /// they like: none of the two has more than it leaves for all others, one alone half.
+    fn no_room_in(&self, part: &Part, weight: usize) -> Option<NoRoom> {
+        let left = self.bounds.max_bytes.saturating_sub(self.bytes);
+        let has_room = |of_part: usize| of_part.saturating_add(weight) <= left;
+        match part {
+            Part::Rooms(user) if !has_room(self.room_bytes) || !self.has_room_of(user, weight) => {
+                Some(NoRoom::Rooms)
+            }
+            Part::Offline if !has_room(self.offline_bytes) => Some(NoRoom::Offline),
+            Part::Users | Part::Rooms(_) | Part::Offline => None,
+        }
     }
 
     /// Whether there is room for so much about a room that this user enters or leaves. Of what rooms
@@ -320,14 +337,18 @@ impl DeliveryQueue {
         self.events = self.events.saturating_sub(1);
         let weight = first.told.weight();
         self.bytes = self.bytes.saturating_sub(weight);
-        if let Some(user) = &first.told.room_of {
-            self.room_bytes = self.room_bytes.saturating_sub(weight);
-            if let Some(of_user) = self.room_bytes_of.get_mut(user) {
-                *of_user = of_user.saturating_sub(weight);
-                if *of_user == 0 {
-                    self.room_bytes_of.remove(user);
+        match &first.told.part {
+            Part::Users => {}
+            Part::Rooms(user) => {
+                self.room_bytes = self.room_bytes.saturating_sub(weight);
+                if let Some(of_user) = self.room_bytes_of.get_mut(user) {
+                    *of_user = of_user.saturating_sub(weight);
+                    if *of_user == 0 {
+                        self.room_bytes_of.remove(user);
+                    }
                 }
             }
+            Part::Offline => self.offline_bytes = self.offline_bytes.saturating_sub(weight),
         }
         Some(first)
     }
@@ -429,7 +450,7 @@ mod tests {
             id: id.into(),
             name: "connect",
             subject: subject.into(),
-            room_of: None,
+            part: Part::Users,
             body: Bytes::from_static(b"{}"),
         }
     }
@@ -662,7 +683,7 @@ mod tests {
             ..bounds()
         });
         let room = |key: &str| Told {
-            room_of: Some(key.into()),
+            part: Part::Rooms(key.into()),
             ..told(key, "1")
         };
         for key in ["a", "b"] {
@@ -682,6 +703,37 @@ mod tests {
         assert_eq!(queue.dropped(), 3);
     }
 
+    /// Nor does whoever sends to users that do not exist, whatever else it does.
+    #[test]
+    fn events_about_offline_users_leave_room_for_others() {
+        let now = Instant::now();
+        let mut queue = DeliveryQueue::new(Bounds {
+            max_bytes: 80 * (OVERHEAD + 6),
+            ..bounds()
+        });
+        let offline = |number: usize| Told {
+            part: Part::Offline,
+            ..told(&format!("{number:03}"), "1")
+        };
+        let room = |number: usize| Told {
+            part: Part::Rooms(number.to_string().into()),
+            ..told(&format!("{number:03}"), "1")
+        };
+        let taken_of = (0..100).filter(|number| queue.push(offline(*number)).is_ok());
+        assert_eq!(taken_of.count(), 40);
+        assert_eq!(queue.push(offline(100)), Err(NoRoom::Offline));
+        // Each part leaves as much as it takes.
+        let taken_of = (200..300).filter(|number| queue.push(room(*number)).is_ok());
+        assert_eq!(taken_of.count(), 20);
+        let connects = (300..400).map(|number| told(&number.to_string(), "1"));
+        let taken_of = connects.filter(|connect| queue.push(connect.clone()).is_ok());
+        assert_eq!(taken_of.count(), 20);
+        while let Some(told) = queue.take(now) {
+            queue.done(now, &told.subject, Outcome::Delivered);
+        }
+        assert_eq!((queue.len(), queue.bytes(), queue.offline_bytes), (0, 0, 0));
+    }
+
     /// Nor from events about the rooms of others.
     #[test]
     fn one_user_s_rooms_leave_room_for_those_of_others() {
@@ -691,7 +743,7 @@ mod tests {
             ..bounds()
         });
         let room = |user: &str, number: usize| Told {
-            room_of: Some(user.into()),
+            part: Part::Rooms(user.into()),
             ..told(&format!("{number:03}"), "1")
         };
         let of_alice = (0..200).filter(|number| queue.push(room("alice", *number)).is_ok());
