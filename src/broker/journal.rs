@@ -297,6 +297,24 @@ pub enum Bookmark {
     At(JournalId, u64),
 }
 
+impl Bookmark {
+    /// True if a client that has come here has more than one that has come to the other place in the same
+    /// journal.
+    #[must_use]
+    pub fn is_ahead_of(self, other: Self) -> bool {
+        let ((journal, next), (its_journal, its_next)) = (self.place(), other.place());
+        journal == its_journal && next > its_next
+    }
+
+    /// The journal, and the first offset of what the client may not have.
+    fn place(self) -> (JournalId, u64) {
+        match self {
+            Self::After(cursor) => (cursor.journal, cursor.offset.saturating_add(1)),
+            Self::At(journal, offset) => (journal, offset),
+        }
+    }
+}
+
 impl fmt::Display for Bookmark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -366,6 +384,16 @@ mod tests {
         for wrong in ["", "17", "x-17", "300e60b2-", "300e60b2--1", "300e60b2-1-"] {
             assert_eq!(wrong.parse::<Bookmark>(), Err(NoCursor), "{wrong}");
         }
+    }
+
+    #[test]
+    fn bookmarks_of_a_journal_have_an_order() {
+        let journal = JournalId::new("/", "feed");
+        let at = |offset| Bookmark::At(journal, offset);
+        let after = Bookmark::After(Cursor::new(journal, 16, &message("k", "hello")));
+        assert!(after.is_ahead_of(at(16)) && at(18).is_ahead_of(after));
+        assert!(!after.is_ahead_of(at(17)) && !at(17).is_ahead_of(after));
+        assert!(!Bookmark::At(JournalId::new("/", "other"), 18).is_ahead_of(after));
     }
 
     #[test]

@@ -83,12 +83,28 @@ impl Keeper {
         self.keep(bookmark).await.map_err(Problem::from)
     }
 
+    /// Keeps the bookmark, unless another connection has moved it further on: the client may have come
+    /// back to another node while the store was away from this one.
     async fn keep(&mut self, bookmark: Bookmark) -> Result<(), SequenceError> {
         let text = bookmark.to_string();
-        let keeping = self.store.keep_bookmark(&self.holder, &self.name, &text);
-        keeping.await?;
-        self.last = Some(bookmark);
-        Ok(())
+        let mut known = self.last.map(|last| last.to_string().into_boxed_str());
+        loop {
+            let (holder, name) = (&self.holder, &self.name);
+            let keeping = self
+                .store
+                .keep_bookmark(holder, name, known.as_deref(), &text);
+            let there = keeping.await?;
+            if *there == *text {
+                self.last = Some(bookmark);
+                return Ok(());
+            }
+            let other = there.parse::<Bookmark>();
+            if other.is_ok_and(|other| other.is_ahead_of(bookmark)) {
+                return Ok(());
+            }
+            // A try whose answer was lost, or what the store had before it lost something.
+            known = Some(there);
+        }
     }
 
     /// The bookmark is not forgotten while its client is there. A store that lost it gets it again:
@@ -207,14 +223,18 @@ mod tests {
         Bookmark::At(JournalId::new("/", "feed"), 7)
     }
 
-    /// A subscription that begins at [`bookmark`]. Nothing comes for it, and nothing is acknowledged.
-    async fn kept(store: &Arc<dyn SequenceStore>) -> Kept {
-        let mut keeper = Keeper {
+    fn keeper(store: &Arc<dyn SequenceStore>) -> Keeper {
+        Keeper {
             store: Arc::clone(store),
             holder: holder(),
             name: NAME.into(),
             last: None,
-        };
+        }
+    }
+
+    /// A subscription that begins at [`bookmark`]. Nothing comes for it, and nothing is acknowledged.
+    async fn kept(store: &Arc<dyn SequenceStore>) -> Kept {
+        let mut keeper = keeper(store);
         keeper.begin(bookmark()).await.unwrap();
         let mailbox = Mailbox::new(MailboxConfig::default());
         let (subscription, writes) = (SubscriptionId(1), LastWrites::default());
@@ -259,11 +279,34 @@ mod tests {
         // Others push it out.
         for number in 0..BOOKMARKS {
             let name = number.to_string();
-            store.keep_bookmark(&holder(), &name, "p").await.unwrap();
+            let kept = store.keep_bookmark(&holder(), &name, None, "p").await;
+            kept.unwrap();
         }
         assert_eq!(known(&store).await, None);
         sleep(LOOK).await;
         let expected = Some(bookmark().to_string().into());
         assert_eq!(known(&store).await, expected);
+    }
+
+    /// A node that has lost its way to the store keeps late what its client acknowledged there.
+    #[tokio::test]
+    async fn a_connection_of_before_moves_no_bookmark_back() {
+        let store: Arc<dyn SequenceStore> = Arc::new(MemorySequences::new(Config::default()));
+        let at = |offset| Bookmark::At(JournalId::new("/", "feed"), offset);
+        let text = |bookmark: Bookmark| Some(bookmark.to_string().into_boxed_str());
+        let (mut before, mut now) = (keeper(&store), keeper(&store));
+        before.begin(at(40)).await.unwrap();
+        assert_eq!(now.find().await.unwrap(), Some(at(40)));
+        now.keep(at(80)).await.unwrap();
+        before.keep(at(50)).await.unwrap();
+        assert_eq!(known(&store).await, text(at(80)));
+        // What it has acknowledged beyond that counts.
+        before.keep(at(90)).await.unwrap();
+        assert_eq!(known(&store).await, text(at(90)));
+        // A journal that was made anew begins before what was known.
+        let mut anew = keeper(&store);
+        assert_eq!(anew.find().await.unwrap(), Some(at(90)));
+        anew.keep(at(3)).await.unwrap();
+        assert_eq!(known(&store).await, text(at(3)));
     }
 }

@@ -5,8 +5,9 @@
 -- ARGV[2]  the bookmark, a text without blanks; empty: it is only read
 -- ARGV[3]  how long it is kept, in seconds
 -- ARGV[4]  how many bookmarks a user has at most
+-- ARGV[5]  the bookmark in whose place it is kept; another one that is there stays
 --
--- Returns the bookmark; empty: none is known.
+-- Returns the bookmark that is there then; empty: none is known.
 
 local name, bookmark, keep = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = tonumber(redis.call('TIME')[1])
@@ -18,9 +19,10 @@ local function read(text)
 end
 
 local text = redis.call('HGET', KEYS[1], name)
-if bookmark == '' then
-  bookmark = read(text)
-  if not bookmark then return '' end
+local there = read(text)
+if bookmark == '' or (there and there ~= ARGV[5]) then
+  if not there then return '' end
+  bookmark = there
 end
 
 local most = tonumber(ARGV[4])

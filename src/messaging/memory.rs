@@ -262,13 +262,20 @@ impl SequenceStore for MemorySequences {
         &'a self,
         holder: &'a Holder,
         name: &'a str,
+        known: Option<&'a str>,
         bookmark: &'a str,
-    ) -> BoxFuture<'a, Result<(), SequenceError>> {
+    ) -> BoxFuture<'a, Result<Box<str>, SequenceError>> {
         let (mut held, config) = (self.held.lock(), &self.config);
+        let there = held.bookmarks.get(holder, name, config).cloned();
+        if let Some(there) = there
+            && Some(&*there) != known
+        {
+            return ready(Ok(there)).boxed();
+        }
         let most = config.max_devices.saturating_mul(BOOKMARKS);
         held.bookmarks
             .put(holder, name, bookmark.into(), most, config);
-        ready(Ok(())).boxed()
+        ready(Ok(bookmark.into())).boxed()
     }
 }
 

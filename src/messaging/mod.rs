@@ -152,8 +152,10 @@ pub trait SequenceStore: Send + Sync + 'static {
     /// How long what it keeps is remembered after its last use.
     fn keep(&self) -> Duration;
 
-    /// Keeps a bookmark: a text without blanks. Beyond the user's bound, those are forgotten that were
-    /// unused for longest.
+    /// Keeps a bookmark: a text without blanks, and not empty. It takes the place of the one
+    /// that is known; another one that is there stays, for a call may come late. The answer is the
+    /// bookmark that is there then. Beyond the user's bound, those are forgotten that were unused for
+    /// longest.
     ///
     /// # Errors
     /// [`SequenceError::Unavailable`].
@@ -161,8 +163,9 @@ pub trait SequenceStore: Send + Sync + 'static {
         &'a self,
         holder: &'a Holder,
         name: &'a str,
+        known: Option<&'a str>,
         bookmark: &'a str,
-    ) -> BoxFuture<'a, Result<(), SequenceError>>;
+    ) -> BoxFuture<'a, Result<Box<str>, SequenceError>>;
 }
 
 /// What a store knows of a key.

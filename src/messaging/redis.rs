@@ -112,11 +112,12 @@ impl RedisSequences {
         })
     }
 
-    /// `keeps`: this bookmark is kept.
+    /// `keeps`: this bookmark is kept, in place of the one that is known.
     async fn bookmark_step(
         &self,
         holder: &Holder,
         name: &str,
+        known: &str,
         keeps: &str,
     ) -> Result<Option<Box<str>>, SequenceError> {
         let key = key("bookmarks", holder);
@@ -124,9 +125,9 @@ impl RedisSequences {
         let mut pipe = Pipeline::new();
         let command = pipe.cmd("EVAL").arg(code(BOOKMARK)).arg(1).arg(&key);
         command.arg(name).arg(keeps);
-        command.arg(self.config.keep.as_secs()).arg(most);
-        let (known,): (String,) = self.call(&key, &pipe).await?;
-        Ok((!known.is_empty()).then(|| known.into()))
+        command.arg(self.config.keep.as_secs()).arg(most).arg(known);
+        let (there,): (String,) = self.call(&key, &pipe).await?;
+        Ok((!there.is_empty()).then(|| there.into()))
     }
 
     async fn call<T: deadpool_redis::redis::FromRedisValue>(
@@ -207,7 +208,7 @@ impl SequenceStore for RedisSequences {
         holder: &'a Holder,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<Box<str>>, SequenceError>> {
-        self.bookmark_step(holder, name, "").boxed()
+        self.bookmark_step(holder, name, "", "").boxed()
     }
 
     fn keep(&self) -> Duration {
@@ -218,9 +219,15 @@ impl SequenceStore for RedisSequences {
         &'a self,
         holder: &'a Holder,
         name: &'a str,
+        known: Option<&'a str>,
         bookmark: &'a str,
-    ) -> BoxFuture<'a, Result<(), SequenceError>> {
-        async move { self.bookmark_step(holder, name, bookmark).await.map(drop) }.boxed()
+    ) -> BoxFuture<'a, Result<Box<str>, SequenceError>> {
+        async move {
+            let known = known.unwrap_or_default();
+            let there = self.bookmark_step(holder, name, known, bookmark).await?;
+            Ok(there.unwrap_or_else(|| bookmark.into()))
+        }
+        .boxed()
     }
 }
 

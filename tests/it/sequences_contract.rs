@@ -116,6 +116,7 @@ contract! {
     keys_are_known_on_all_nodes,
     keys_are_bounded,
     bookmarks_are_known_on_all_nodes,
+    a_bookmark_takes_the_place_of_the_one_that_is_known,
     bookmarks_are_bounded,
 }
 
@@ -307,12 +308,37 @@ async fn bookmarks_are_known_on_all_nodes<F: Fixture>() {
     let (alice, bob) = (holder("/", "alice"), holder("/", "bob"));
     let name = "a phone\nfeed\nuser_{x} ü";
     assert_eq!(one.bookmark(&alice, name).await, Ok(None));
+    let mut known = None;
     for bookmark in ["300e60b2-5-d2d8ac72", "300e60b2-18446744073709551615"] {
-        one.keep_bookmark(&alice, name, bookmark).await.unwrap();
+        let kept = one.keep_bookmark(&alice, name, known, bookmark).await;
+        assert_eq!(kept, Ok(bookmark.into()));
+        known = Some(bookmark);
         assert_eq!(two.bookmark(&alice, name).await, Ok(Some(bookmark.into())));
     }
     assert_eq!(two.bookmark(&alice, "a phone\nfeed\n#").await, Ok(None));
     assert_eq!(two.bookmark(&bob, name).await, Ok(None));
+}
+
+/// A call may come late, of a node that knows nothing of what others have kept since.
+async fn a_bookmark_takes_the_place_of_the_one_that_is_known<F: Fixture>() {
+    let fixture = F::start().await;
+    let (one, two) = (fixture.node(), fixture.node());
+    let alice = holder("/", "alice");
+    for (store, known, bookmark, there) in [
+        (&one, None, "a-1", "a-1"),
+        (&two, Some("a-1"), "a-8", "a-8"),
+        (&one, Some("a-1"), "a-5", "a-8"),
+        (&one, None, "a-5", "a-8"),
+        (&one, Some("a-8"), "a-5", "a-5"),
+    ] {
+        let kept = store.keep_bookmark(&alice, "k", known, bookmark).await;
+        assert_eq!(kept, Ok(there.into()), "{known:?} {bookmark}");
+        assert_eq!(two.bookmark(&alice, "k").await, Ok(Some(there.into())));
+    }
+    // Where none is, there is nothing to be lost.
+    let kept = one.keep_bookmark(&alice, "l", Some("a-1"), "a-2").await;
+    assert_eq!(kept, Ok("a-2".into()));
+    assert_eq!(two.bookmark(&alice, "l").await, Ok(Some("a-2".into())));
 }
 
 /// Redis dates bookmarks to the second.
@@ -321,16 +347,25 @@ async fn bookmarks_are_bounded<F: Fixture>() {
     let store = fixture.node();
     let alice = holder("/", "alice");
     let most = config().max_devices * BOOKMARKS;
-    store.keep_bookmark(&alice, "oldest", "p").await.unwrap();
-    store.keep_bookmark(&alice, "used", "p").await.unwrap();
+    store
+        .keep_bookmark(&alice, "oldest", None, "p")
+        .await
+        .unwrap();
+    store
+        .keep_bookmark(&alice, "used", None, "p")
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     for number in 2..most {
         let name = number.to_string();
-        store.keep_bookmark(&alice, &name, "p").await.unwrap();
+        store.keep_bookmark(&alice, &name, None, "p").await.unwrap();
     }
     let bookmark = Some("p".into());
     assert_eq!(store.bookmark(&alice, "used").await, Ok(bookmark.clone()));
-    store.keep_bookmark(&alice, "newest", "p").await.unwrap();
+    store
+        .keep_bookmark(&alice, "newest", None, "p")
+        .await
+        .unwrap();
     assert_eq!(store.bookmark(&alice, "oldest").await, Ok(None));
     for name in ["used", "newest", "2"] {
         assert_eq!(

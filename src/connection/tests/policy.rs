@@ -115,9 +115,10 @@ impl SequenceStore for Store {
         &'a self,
         holder: &'a Holder,
         name: &'a str,
+        known: Option<&'a str>,
         bookmark: &'a str,
-    ) -> BoxFuture<'a, Result<(), SequenceError>> {
-        self.call(self.inner.keep_bookmark(holder, name, bookmark))
+    ) -> BoxFuture<'a, Result<Box<str>, SequenceError>> {
+        self.call(self.inner.keep_bookmark(holder, name, known, bookmark))
     }
 }
 

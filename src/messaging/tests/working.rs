@@ -133,9 +133,10 @@ impl SequenceStore for Far {
         &'a self,
         holder: &'a Holder,
         name: &'a str,
+        known: Option<&'a str>,
         bookmark: &'a str,
-    ) -> BoxFuture<'a, Result<(), SequenceError>> {
-        self.call(move || self.inner.keep_bookmark(holder, name, bookmark))
+    ) -> BoxFuture<'a, Result<Box<str>, SequenceError>> {
+        self.call(move || self.inner.keep_bookmark(holder, name, known, bookmark))
     }
 }
 
