@@ -261,6 +261,10 @@ async fn open(
             };
             let stay = Stay::begin(stay).await?;
             keep_right(context, identity, id, right, rechecks).await?;
+            let kept = kept.map(|(mut kept, keeper)| {
+                kept.run(keeper, shared.given(), &context.services.last_writes);
+                kept
+            });
             let route = Route::shared(shared, pattern, kept, stay, place);
             return Ok((route, Some(told)));
         }
@@ -318,14 +322,15 @@ async fn open(
     }
 }
 
-/// Opens a subscription that begins where its client has acknowledged up to, and acknowledges.
+/// Opens a subscription that begins where its client has acknowledged up to, and acknowledges. Its
+/// bookmark is to be kept once nothing can refuse it any more.
 async fn go_on(
     context: &Context,
     identity: &Identity,
     source: (&str, &str),
     resume: &Resume,
     (id, limit): (SubscriptionId, u16),
-) -> Result<(SharedSubscription, Option<Kept>, Told), Problem> {
+) -> Result<(SharedSubscription, Option<(Kept, Keeper)>, Told), Problem> {
     let store = context.services.sequences.as_ref();
     let store = store.ok_or(Problem::SequenceNotOpen)?;
     let mut keeper = Keeper::new(store, identity, source.0, source.1);
@@ -335,18 +340,19 @@ async fn go_on(
         ..*resume
     };
     let mailbox = context.guard.mailbox();
-    let mut kept = Kept::begin(limit, mailbox, id);
+    let kept = Kept::begin(limit, mailbox, id);
     let resuming = identity.vhost.subscribe_from(source, &resume, mailbox, id);
     let (shared, resumed) = resuming.await?;
-    if known.is_none() || resumed.gap.is_some() {
+    if known.is_none() {
         keeper.begin(resumed.begin).await?;
+    } else if resumed.gap.is_some() {
+        keeper.begin_behind_gap(resumed.begin);
     }
-    kept.run(keeper, shared.given(), &context.services.last_writes);
     let told = match known {
         Some(_) => resumed.told(),
         None => resumed.told_first(),
     };
-    Ok((shared, Some(kept), told))
+    Ok((shared, Some((kept, keeper)), told))
 }
 
 async fn consume(

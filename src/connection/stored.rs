@@ -37,6 +37,9 @@ pub(super) struct Keeper {
     name: Box<str>,
     /// As the store was last known to have it.
     last: Option<Bookmark>,
+    /// Where the client begins behind a gap. The bookmark before the gap stays until the client must have
+    /// heard of it: if the connection is lost before the RECEIPT, the next one tells of it.
+    behind_gap: Option<Bookmark>,
 }
 
 /// A subscription whose bookmark is kept. When it is dropped, the bookmark is kept for the last time.
@@ -61,6 +64,7 @@ impl Keeper {
             holder: identity.holder(),
             name: format!("{device}\n{exchange}\n{pattern}").into(),
             last: None,
+            behind_gap: None,
         }
     }
 
@@ -81,6 +85,11 @@ impl Keeper {
     /// As [`Keeper::find`].
     pub(super) async fn begin(&mut self, bookmark: Bookmark) -> Result<(), Problem> {
         self.keep(bookmark).await.map_err(Problem::from)
+    }
+
+    /// The client begins there, and is told of the gap before it.
+    pub(super) fn begin_behind_gap(&mut self, bookmark: Bookmark) {
+        self.behind_gap = Some(bookmark);
     }
 
     /// Keeps the bookmark, unless another connection has moved it further on: the client may have come
@@ -110,6 +119,12 @@ impl Keeper {
     /// The bookmark is not forgotten while its client is there. A store that lost it gets it again:
     /// the client may acknowledge nothing for long, and would begin at the end after a reconnect.
     async fn renew(&mut self) {
+        if let Some(begin) = self.behind_gap {
+            if self.keep(begin).await.is_ok() {
+                self.behind_gap = None;
+            }
+            return;
+        }
         // Of several tries, one is enough.
         let known = self.store.bookmark(&self.holder, &self.name).await;
         if let (Ok(None), Some(last)) = (known, self.last) {
@@ -126,7 +141,11 @@ impl Keeper {
         end: CancellationToken,
     ) {
         let every = LOOK.min(third(self.store.keep()));
-        let mut look = after(FIRST_LOOK);
+        // A connection that lives until the second look has heard of its gap.
+        let mut look = after(match self.behind_gap {
+            None => FIRST_LOOK,
+            Some(_) => every,
+        });
         loop {
             let mut is_look = false;
             let is_over = tokio::select! {
@@ -148,6 +167,7 @@ impl Keeper {
                 return self.keep_last(&acks).await;
             }
             if let Some(bookmark) = acks.take() {
+                self.behind_gap = None;
                 if self.keep(bookmark).await.is_err() {
                     // The next one is as good; and there is one at the end.
                     acks.put_back();
@@ -229,13 +249,19 @@ mod tests {
             holder: holder(),
             name: NAME.into(),
             last: None,
+            behind_gap: None,
         }
     }
 
-    /// A subscription that begins at [`bookmark`]. Nothing comes for it, and nothing is acknowledged.
+    /// A subscription that begins at [`bookmark`].
     async fn kept(store: &Arc<dyn SequenceStore>) -> Kept {
         let mut keeper = keeper(store);
         keeper.begin(bookmark()).await.unwrap();
+        run(keeper)
+    }
+
+    /// A subscription for which nothing comes, and nothing is acknowledged.
+    fn run(keeper: Keeper) -> Kept {
         let mailbox = Mailbox::new(MailboxConfig::default());
         let (subscription, writes) = (SubscriptionId(1), LastWrites::default());
         let mut kept = Kept::begin(10, &mailbox, subscription);
@@ -286,6 +312,25 @@ mod tests {
         sleep(LOOK).await;
         let expected = Some(bookmark().to_string().into());
         assert_eq!(known(&store).await, expected);
+    }
+
+    /// The connection may be lost before the RECEIPT that tells of the gap.
+    #[tokio::test(start_paused = true)]
+    async fn the_bookmark_before_a_gap_stays_until_its_client_has_heard_of_it() {
+        let store: Arc<dyn SequenceStore> = Arc::new(MemorySequences::new(Config::default()));
+        keeper(&store).begin(bookmark()).await.unwrap();
+        let behind = Bookmark::At(JournalId::new("/", "feed"), 90);
+        for (lives, expected) in [(2 * FIRST_LOOK, bookmark()), (2 * LOOK, behind)] {
+            let mut keeper = keeper(&store);
+            assert_eq!(keeper.find().await.unwrap(), Some(bookmark()));
+            keeper.begin_behind_gap(behind);
+            let kept = run(keeper);
+            sleep(lives).await;
+            drop(kept);
+            sleep(LAST_TRIES).await;
+            let expected = Some(expected.to_string().into());
+            assert_eq!(known(&store).await, expected, "{lives:?}");
+        }
     }
 
     /// A node that has lost its way to the store keeps late what its client acknowledged there.

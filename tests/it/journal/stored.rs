@@ -230,6 +230,36 @@ async fn an_orderly_end_keeps_the_last_bookmark() {
     assert_eq!(reader.number().await.0, 10);
 }
 
+/// The connection may be lost before the RECEIPT that tells of the gap.
+#[tokio::test]
+async fn a_gap_is_told_until_something_behind_it_is_acknowledged() {
+    let house = House::open_with(|builder| remembering(gaps::small(builder))).await;
+    is_bound(&house).await;
+    let login = || house.login();
+    let (mut phone, _) = Reader::open(&house.gateway, login(), "phone", &[INDIVIDUAL]).await;
+    house.push(numbers(0..3)).await;
+    phone.take(0..3).await;
+    phone.client.disconnect().await;
+    gaps::expired(&house).await;
+    let headers = [INDIVIDUAL, ("resume-gap", "next")];
+    for _ in 0..2 {
+        let (_, receipt) = Reader::open(&house.gateway, login(), "phone", &headers).await;
+        assert_told(&receipt, &[("resume", "gap"), ("reason", "expired")]);
+    }
+    let (mut phone, receipt) = Reader::open(&house.gateway, login(), "phone", &headers).await;
+    assert_told(&receipt, &[("resume", "gap")]);
+    house.push(numbers(3..5)).await;
+    phone.take(3..5).await;
+    phone.client.disconnect().await;
+    house.push(["5"]).await;
+    let open = async || {
+        let (phone, receipt) = Reader::open(&house.gateway, login(), "phone", &headers).await;
+        (receipt.headers.get("resume") == Some("exact")).then_some(phone)
+    };
+    let mut phone = eventually(DEADLINE, "the phone goes on behind the gap", open).await;
+    phone.take(5..6).await;
+}
+
 /// What is not acknowledged is bounded, and a client that acknowledges slowly gets all the same.
 #[tokio::test]
 async fn no_more_is_given_than_may_be_unacknowledged() {
