@@ -1,7 +1,11 @@
 //! The end of a connection: completes what the client asked for, tells it the last words, closes its
 //! transport, and logs why.
 
-use std::{future::poll_fn, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    task::{Context as TaskContext, Poll, ready},
+    time::Duration,
+};
 
 use stomp_session::{CloseCode, Problem};
 use tokio::{
@@ -56,23 +60,18 @@ impl<L: Link> Connection<L> {
                 yield_now().await;
                 continue;
             }
-            if may_have_more && self.wants_bytes() {
-                may_have_more = self.read_on().await;
-                continue;
+            let reads = may_have_more && self.wants_bytes();
+            if reads {
+                // Others have their turn; and one that has had too much of it would be told that
+                // nothing is there.
+                yield_now().await;
             }
-            let next = poll_fn(|task| {
-                // Also when it is the hook's answer that has come.
-                if let Some(problem) = self.context.guard.mailbox().take_revocation() {
-                    return Poll::Ready(Err(problem));
+            match poll_fn(|task| self.poll_last(reads, task)).await {
+                Some(Event::LinkEnded(_)) => may_have_more = false,
+                Some(event) => {
+                    self.handle(event);
                 }
-                self.operations.poll_last(&self.context, task).map(Ok)
-            });
-            match next.await {
-                Err(problem) => {
-                    self.handle(Event::Problem(problem));
-                }
-                Ok(Some(done)) => self.handle_done(Instant::now(), done),
-                Ok(None) => match self.reader.paused_until() {
+                None => match self.reader.paused_until() {
                     Some(until) if may_have_more || !self.reader.is_empty() => {
                         sleep_until(until).await;
                         self.resume(Instant::now());
@@ -100,21 +99,28 @@ impl<L: Link> Connection<L> {
         self.reader.is_empty() && !self.reader.is_paused() && self.session.wants_frame()
     }
 
-    /// Reads what is there; false if that was all.
-    async fn read_on(&mut self) -> bool {
-        // Others have their turn; and one that has had too much of it would be told that nothing is there.
-        yield_now().await;
-        let is_idle = self.operations.is_idle();
-        let reading = poll_fn(|task| {
-            let (reader, link) = (&mut self.reader, &mut self.link);
-            Poll::Ready(reader.poll(link, is_idle, &self.context, task))
-        });
-        match reading.await {
-            Poll::Ready(Ok(Some(bytes))) => {
-                self.handle_received(Instant::now(), bytes);
-                true
+    /// What comes next; `None` once nothing is under way. `reads`: the link is read, too. If that was
+    /// all, it has ended. While there is no room for more, it has not: what is under way has the room,
+    /// or what others of its user have.
+    fn poll_last(&mut self, reads: bool, task: &mut TaskContext<'_>) -> Poll<Option<Event>> {
+        // Also when it is the hook's answer that has come.
+        if let Some(problem) = self.context.guard.mailbox().take_revocation() {
+            return Poll::Ready(Some(Event::Problem(problem)));
+        }
+        if reads {
+            let is_idle = self.operations.is_idle();
+            let reading = self
+                .reader
+                .poll(&mut self.link, is_idle, &self.context, task);
+            match reading {
+                Poll::Ready(received) => return Poll::Ready(Some(received.into())),
+                Poll::Pending if self.reader.waits() => {}
+                Poll::Pending => return Poll::Ready(Some(Event::LinkEnded(Ok(())))),
             }
-            Poll::Ready(Ok(None) | Err(_)) | Poll::Pending => false,
+        }
+        match ready!(self.operations.poll_last(&self.context, task)) {
+            None if reads => Poll::Pending,
+            done => Poll::Ready(done.map(Event::Done)),
         }
     }
 

@@ -329,6 +329,45 @@ async fn what_a_lost_client_of_sockjs_had_sent_is_done() {
     }
 }
 
+/// What is under way takes all of its room, so that it is not read, until the broker has confirmed some.
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_client_of_sockjs_had_sent_without_room_is_done() {
+    let house = House::with(Options {
+        limits: Limits {
+            max_publishing_bytes: 41_000,
+            max_user_publishing_bytes: 61_000,
+            max_total_publishing_bytes: 200_000,
+            ..Limits::default()
+        },
+        ..Options::default()
+    });
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let session = OverHttp::new(&house);
+    let mut answer = session.ask("xhr_streaming", String::new()).await;
+    session.send(CONNECT).await;
+    read_until(&mut answer, "CONNECTED").await;
+    session
+        .send("SUBSCRIBE\nid:1\ndestination:/topic/b\nreceipt:s\n\n\0")
+        .await;
+    read_until(&mut answer, "RECEIPT").await;
+    house.slow.gate.close();
+    let bodies: Vec<_> = (0..10).map(|number| format!("{number:010000}")).collect();
+    for (number, body) in bodies.iter().enumerate() {
+        let send = format!("SEND\ndestination:/topic/a\nreceipt:{number}\n\n{body}\0");
+        session.send(&send).await;
+        settle().await;
+    }
+    drop(answer);
+    // A message for it shows that it is gone.
+    house.publish("amq.topic", "b", "x");
+    settle().await;
+    house.slow.gate.open();
+    for body in &bodies {
+        reader.expect_message(body).await;
+    }
+}
+
 /// What comes behind a DISCONNECT is ignored, as ever.
 #[tokio::test(start_paused = true)]
 async fn what_came_before_the_link_broke_is_read_on() {
