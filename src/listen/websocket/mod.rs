@@ -152,6 +152,11 @@ impl<S> WebSocketLink<S> {
         self.out.push(payload.tail);
     }
 
+    /// Whether the connection is to say first that there is room for the rest of a message.
+    fn waits_for_room(&self) -> bool {
+        !self.may_go_on && self.unfinished as usize >= FREE
+    }
+
     /// A message was handed over.
     fn end_message(&mut self) {
         self.unfinished = 0;
@@ -184,19 +189,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
         loop {
             let read = self.poll_machine(context);
             // The machine answers pings and closes by itself: one write for all that was read.
-            // What was read comes before an error, which comes again.
-            if self.out.pending() > 0
-                && let Poll::Ready(Err(error)) = self.out.poll_flush(&mut self.stream, context)
-                && !matches!(read, Some(Poll::Ready(Ok(Some(_)))))
-            {
-                self.stage = Stage::Closed;
-                return Poll::Ready(Err(error.into()));
-            }
-            match read {
-                Some(read) => return read,
+            let flushed = match self.out.pending() {
+                0 => Poll::Ready(Ok(())),
+                _ => self.out.poll_flush(&mut self.stream, context),
+            };
+            match (read, flushed) {
+                // What was read comes before an error, which comes again; and so does the rest of a
+                // message that waits for its room.
+                (Some(read @ Poll::Ready(Ok(Some(_)))), _) => return read,
+                (Some(Poll::Pending), Poll::Ready(Err(_))) if self.waits_for_room() => {
+                    return Poll::Pending;
+                }
+                (Some(_), Poll::Ready(Err(error))) => {
+                    self.stage = Stage::Closed;
+                    return Poll::Ready(Err(error.into()));
+                }
+                (Some(read), _) => return read,
                 // A client that does not read the answers is not read, so that they cannot pile up.
-                None if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
-                None => {}
+                (None, Poll::Pending) if self.out.pending() >= MOST_ANSWERS => {
+                    return Poll::Pending;
+                }
+                // One that is gone needs none; but what it sent behind its pings is read.
+                (None, _) => {}
             }
         }
     }

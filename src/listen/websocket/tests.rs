@@ -420,6 +420,26 @@ async fn what_came_before_the_link_broke_is_handed_over() {
     assert!(!matches!(receive(&mut link).await, Ok(Some(_))));
 }
 
+/// Also what stands behind a ping that nobody can answer, and what comes before its room is asked for.
+#[tokio::test]
+async fn all_that_came_before_the_link_broke_is_handed_over() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    let long = "x".repeat(LIMIT + MESSAGE_SLACK - 84);
+    let texts = ["first", long.as_str(), "last"];
+    for text in texts {
+        client.send(Message::Ping(Bytes::new())).await.unwrap();
+        client.send(Message::text(text)).await.unwrap();
+    }
+    drop(client);
+    link.send(Payload::whole(&[b'x'; MOST_ANSWERS]));
+    let flushed = poll_fn(|context| link.poll_flush(context)).await;
+    assert!(flushed.is_err());
+    for text in texts {
+        assert_eq!(receive(&mut link).await.unwrap().unwrap(), text);
+    }
+    assert!(!matches!(receive(&mut link).await, Ok(Some(_))));
+}
+
 #[tokio::test]
 async fn a_client_that_breaks_the_rules_is_told_so() {
     // A frame that is not masked; one with a reserved bit; a text that is none.
