@@ -102,7 +102,7 @@ async fn recheck(session: &Weak<Context>, mut place: RecheckPlace) -> Option<Res
     };
     let mut until = None;
     for _ in 0..TRIES {
-        let asked = Asked::default();
+        let mut asked = Asked::default();
         let mut asking = std::mem::take(&mut left).into_iter();
         while let Some((subscription, right)) = asking.next() {
             place.give_way().await;
@@ -127,7 +127,8 @@ async fn recheck(session: &Weak<Context>, mut place: RecheckPlace) -> Option<Res
             match answer {
                 Ok(()) => {}
                 Err(Problem::PermissionUnavailable { .. }) => left.push((subscription, right)),
-                Err(_) if !rights.is_noted(subscription, &right) => {}
+                // The refusal ends nobody: the next one that needs this right may have it again.
+                Err(_) if !rights.is_noted(subscription, &right) => asked = Asked::default(),
                 Err(_) if rights.put_off() => return Some(Ok(())),
                 Err(Problem::PermissionDenied { detail }) => {
                     return Some(Err(Problem::PermissionWithdrawn { detail }));

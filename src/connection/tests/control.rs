@@ -416,6 +416,31 @@ async fn a_subscription_that_is_over_by_now_ends_no_session() {
     assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
 }
 
+/// The right may be there again, by a renewal or a new grant.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_a_subscription_that_is_over_by_now_is_not_remembered() {
+    let house = rechecking();
+    let (feed, other) = (r#"read exchange "feed""#, r#"read exchange "amq.topic""#);
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("1", "/exchange/feed/a", "").await;
+    client.subscribe("other", "/topic/a", "").await;
+    client.subscribe("2", "/exchange/feed/b", "").await;
+    house.hook.deny(feed);
+    let (first, between) = (house.hook.hold(feed), house.hook.hold(other));
+    assert_eq!(run(&house, recheck("alice")).await, 1);
+    settle().await;
+    client.send("UNSUBSCRIBE\nid:1\nreceipt:u\n\n\0");
+    client.expect_receipt("u").await;
+    first.open();
+    settle().await;
+    assert_eq!(house.hook.asked().last().unwrap(), other);
+    house.hook.allow(feed);
+    between.open();
+    settle().await;
+    client.expect_nothing();
+    assert!(house.hook.asked().iter().any(|asked| asked == feed));
+}
+
 const RENEW: &str = "SEND\ndestination:/auth/renew\ntoken:t\nreceipt:renewed\n\n\0";
 
 /// A renewal ends the subscriptions that lost their right, and no others.
