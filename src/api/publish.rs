@@ -534,34 +534,18 @@ impl Outgoing {
             if let Some(why) = too_late() {
                 return not_tried(why);
             }
-            let publish = Publish {
-                exchange: message.exchange.clone(),
-                routing_key: key.as_str().into(),
-                properties: message.properties.clone(),
-                body: message.body.clone(),
-                mandatory,
-                // Messages with different keys need no order, so that all channels serve them.
-                lane: lane.wrapping_add(index as u64),
-                slow: message
-                    .key_limits
-                    .slow(&message.exchange, &key, SLOW)
-                    .ok()
-                    .flatten(),
-            };
-            let asks_only = mandatory && !message.mandatory;
-            let unasked = asks_only.then(|| Publish {
-                mandatory: false,
-                ..publish.clone()
-            });
+            // Messages with different keys need no order, so that all channels serve them.
+            let lane = lane.wrapping_add(index as u64);
             let confirming = async {
+                let publish = message.with_key(&key, lane, mandatory);
                 let confirmed = async { vhost.publish(publish).await?.await }.await;
                 // An exchange that is read whole takes every message, so it takes no such question.
-                match unasked {
-                    Some(unasked) if matches!(confirmed, Err(BrokerError::Unsupported(_))) => {
-                        vhost.publish(unasked).await?.await
-                    }
-                    _ => confirmed,
+                let asks_only = mandatory && !message.mandatory;
+                if asks_only && matches!(confirmed, Err(BrokerError::Unsupported(_))) {
+                    let unasked = message.with_key(&key, lane, false);
+                    return vhost.publish(unasked).await?.await;
                 }
+                confirmed
             };
             let confirmed = timeout_at(until, confirming).await.unwrap_or_else(|_| {
                 let why = "no answer in the time that a call has: it may have taken the message";
@@ -577,6 +561,20 @@ impl Outgoing {
             .buffered(window(size))
             .collect()
             .await
+    }
+
+    /// One message of those that it is published as.
+    fn with_key(&self, key: &str, lane: u64, mandatory: bool) -> Publish {
+        let slow = self.key_limits.slow(&self.exchange, key, SLOW);
+        Publish {
+            exchange: self.exchange.clone(),
+            routing_key: key.into(),
+            properties: self.properties.clone(),
+            body: self.body.clone(),
+            mandatory,
+            lane,
+            slow: slow.ok().flatten(),
+        }
     }
 }
 
