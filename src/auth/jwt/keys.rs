@@ -115,15 +115,13 @@ impl KeySet {
         self.all_fitting(algorithm, id).nth(MAX_TRIED).is_some()
     }
 
+    /// The token's own key comes first, however many without a name stand before it.
     fn all_fitting(&self, algorithm: Algorithm, id: Option<&str>) -> impl Iterator<Item = &Key> {
-        let fits = move |key: &&Key| {
-            let is_named = match (&key.id, id) {
-                (Some(own), Some(id)) => **own == *id,
-                (None, _) | (_, None) => true,
-            };
-            is_named && key.is_for(algorithm)
-        };
-        self.0.iter().filter(fits)
+        let is_own = move |key: &&Key| id.is_some() && key.id.as_deref() == id;
+        let may_be_own = move |key: &&Key| id.is_none() || key.id.is_none();
+        let own = self.0.iter().filter(is_own);
+        let others = self.0.iter().filter(may_be_own);
+        own.chain(others).filter(move |key| key.is_for(algorithm))
     }
 
     /// An algorithm with more keys than a token is tried with that names none, and how many; if

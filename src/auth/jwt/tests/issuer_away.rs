@@ -247,6 +247,20 @@ fn a_token_that_was_not_tried_with_all_keys_is_not_said_to_be_forged() {
     assert_eq!(eight.crowded(), None);
 }
 
+#[test]
+fn the_key_that_a_token_names_is_tried_before_those_without_a_name() {
+    let own = Ed::new();
+    let mut keys: Vec<_> = (0..8).map(|_| published_as(&Ed::new(), None)).collect();
+    keys.push(own.jwk("own"));
+    let tokens = with_keys("", published(&keys));
+    assert!(admit(&tokens, &signed(&own, "own")).is_ok());
+    let why = admit(&tokens, &signed(&Ed::new(), "own")).unwrap_err();
+    assert!(why.contains("its signature is wrong"), "{why}");
+    // Those without a name may have signed it all the same, if no other key has its name.
+    let nameless = admit(&tokens, &signed(&own, "other")).unwrap_err();
+    assert!(nameless.contains("its signature is wrong"), "{nameless}");
+}
+
 /// Wrong tokens have the issuer asked once in a while, and are refused at once in between.
 #[tokio::test]
 async fn wrong_tokens_make_no_stampede() {
