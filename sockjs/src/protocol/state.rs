@@ -39,6 +39,8 @@ pub(crate) struct SessionState {
     is_held: bool,
     /// Whether the client is gone, or counts as gone.
     is_gone: bool,
+    /// Whether the application has dropped the session.
+    is_abandoned: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +114,7 @@ impl SessionState {
             is_asked: false,
             is_held: false,
             is_gone: false,
+            is_abandoned: false,
         }
     }
 
@@ -233,9 +236,8 @@ impl SessionState {
     /// The application has dropped the session; the client learns it.
     pub(crate) fn abandon(&mut self) {
         self.close(1002, "Connection interrupted");
-        if self.is_gone {
-            self.out = String::new();
-        }
+        self.is_abandoned = true;
+        self.forget_out();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -349,6 +351,14 @@ impl SessionState {
                 frame: frame::close(1002, "Connection interrupted").into(),
                 is_told: false,
             };
+        }
+        self.forget_out();
+    }
+
+    /// When neither side is left, nobody takes or counts what is there.
+    fn forget_out(&mut self) {
+        if self.is_gone && self.is_abandoned {
+            self.out = String::new();
         }
     }
 
@@ -562,6 +572,27 @@ mod tests {
             assert_eq!(case.state.pending(), 18);
             case.state.abandon();
             assert_eq!(case.state.pending(), 0, "nobody is left to mind");
+        }
+    }
+
+    #[test]
+    fn messages_that_a_client_did_not_take_go_with_the_last_side() {
+        let ends: [fn(&mut Case); 3] = [
+            |case| case.state.interrupt(case.now),
+            |case| case.state.fail(1, case.now),
+            |case| {
+                case.state.detach(case.now);
+                case.pass(seconds(5));
+            },
+        ];
+        for end in ends {
+            let mut case = Case::open();
+            case.state.send("lost");
+            case.state.abandon();
+            assert_eq!(case.state.pending(), 6, "the client may take it still");
+            end(&mut case);
+            assert!(case.state.is_gone());
+            assert_eq!(case.state.pending(), 0);
         }
     }
 
