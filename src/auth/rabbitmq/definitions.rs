@@ -70,6 +70,17 @@ pub enum DefinitionsError {
         /// The reason.
         problem: PatternError,
     },
+    /// The lists are of two moments.
+    #[error(
+        "the permission of user {user:?} in virtual host {vhost:?} has changed while the lists were \
+         asked for"
+    )]
+    Changed {
+        /// Whose.
+        user: Box<str>,
+        /// Where.
+        vhost: Box<str>,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -102,7 +113,7 @@ struct VhostEntry {
     name: Box<str>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 struct PermissionEntry {
     user: Box<str>,
     vhost: Box<str>,
@@ -139,20 +150,30 @@ impl Definitions {
 
     /// Reads the lists of the management plug-in: users, virtual hosts, permissions, topic
     /// permissions, and permissions once more. Those count that were there before the topic
-    /// permissions and behind them.
+    /// permissions and behind them, with the same patterns: older ones would come with no topic
+    /// permissions, which are all keys.
     ///
     /// # Errors
-    /// One of them is no such list.
+    /// One of them is no such list, or patterns have changed in between.
     pub fn from_lists(
         [users, vhosts, permissions, topic_permissions, still]: [&[u8]; 5],
     ) -> Result<Self, DefinitionsError> {
         let mut permissions: Vec<PermissionEntry> = read(permissions, "permissions")?;
         let still: Vec<PermissionEntry> = read(still, "permissions")?;
-        let still: HashSet<_> = still
+        let still: HashMap<_, _> = still
             .iter()
-            .map(|entry| (&*entry.user, &*entry.vhost))
+            .map(|entry| ((&*entry.user, &*entry.vhost), entry))
             .collect();
-        permissions.retain(|entry| still.contains(&(&*entry.user, &*entry.vhost)));
+        permissions.retain(|entry| still.contains_key(&(&*entry.user, &*entry.vhost)));
+        let changed = permissions
+            .iter()
+            .find(|entry| still.get(&(&*entry.user, &*entry.vhost)) != Some(entry));
+        if let Some(entry) = changed {
+            return Err(DefinitionsError::Changed {
+                user: entry.user.clone(),
+                vhost: entry.vhost.clone(),
+            });
+        }
         Ok(Self {
             users: read(users, "users")?,
             vhosts: read(vhosts, "vhosts")?,

@@ -40,7 +40,8 @@ const ANSWERS: Duration = Duration::from_secs(30);
 
 /// The lists that the management plug-in is asked for, in this order. Without topic permissions a user
 /// has all keys, so these come between two answers about permissions: a user who gets rights
-/// meanwhile is not in the first, and one who is being deleted is not in the second.
+/// meanwhile is not in the first, and one who is being deleted is not in the second. If one has others
+/// in the second, all lists are asked for again.
 const LISTS: [&str; 5] = [
     "users",
     "vhosts?columns=name&disable_stats=true&enable_queue_totals=false",
@@ -48,6 +49,9 @@ const LISTS: [&str; 5] = [
     "topic-permissions",
     "permissions",
 ];
+
+/// How often the lists are asked for while permissions change in between.
+const TRIES: usize = 3;
 
 /// Reads accounts, and knows whether they are new.
 #[derive(Debug)]
@@ -210,28 +214,17 @@ impl Source {
         };
         // An answer after an error is looked at, even if it is as it was: the error is over.
         let mut digest = self.digest.take();
-        let within = tokio::time::timeout(ANSWERS, async {
-            let mut answers = [(); LISTS.len()].map(|()| Zeroizing::default());
-            for (answer, list) in answers.iter_mut().zip(LISTS) {
-                *answer = management.get(list).await?;
-            }
-            Ok(answers)
-        });
         let shown: Box<str> = management.to_string().into();
-        let answers = within
+        let read = tokio::time::timeout(ANSWERS, management.definitions(&mut digest));
+        let read = read
             .await
             .map_err(|_| SourceError::Timeout(shown.clone()))??;
-        let answers = answers.each_ref().map(|answer| answer.as_slice());
-        if !is_new(&mut digest, &answers) {
-            self.digest = digest;
-            return Ok(None);
-        }
-        let definitions = Definitions::from_lists(answers);
-        let accounts = definitions
-            .and_then(|definitions| definitions.accounts(former))
+        let accounts = read
+            .map(|definitions| definitions.and_then(|definitions| definitions.accounts(former)))
+            .transpose()
             .map_err(|error| SourceError::Definitions(shown, Box::new(error)))?;
         self.digest = digest;
-        Ok(Some(accounts))
+        Ok(accounts)
     }
 }
 
@@ -261,6 +254,33 @@ impl Management {
             .build()
             .map_err(|error| SourceError::Client(with_causes(&error)))?;
         Ok(Self { url, tag, client })
+    }
+
+    /// Asks for the lists, until all are of one moment; `None` if they are as the digest says.
+    async fn definitions(
+        &self,
+        digest: &mut Option<Vec<u8>>,
+    ) -> Result<Option<Result<Definitions, DefinitionsError>>, SourceError> {
+        let mut more = 1..TRIES;
+        loop {
+            let mut answers = [(); LISTS.len()].map(|()| Zeroizing::default());
+            for (answer, list) in answers.iter_mut().zip(LISTS) {
+                *answer = self.get(list).await?;
+            }
+            let answers = answers.each_ref().map(|answer| answer.as_slice());
+            // The lists of two moments are never kept as read.
+            let mut now = digest.clone();
+            if !is_new(&mut now, &answers) {
+                return Ok(None);
+            }
+            match Definitions::from_lists(answers) {
+                Err(DefinitionsError::Changed { .. }) if more.next().is_some() => {}
+                definitions => {
+                    *digest = now;
+                    return Ok(Some(definitions));
+                }
+            }
+        }
     }
 
     /// Asks for `path`, below `/api/`.

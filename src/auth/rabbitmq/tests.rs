@@ -519,3 +519,42 @@ async fn a_user_who_changes_between_two_lists_has_no_key_too_many() {
         assert_eq!(may("own").await, change == "stays", "{change}");
     }
 }
+
+/// The operator takes a right, and then the topic permissions that it had made narrow.
+#[tokio::test]
+async fn rights_of_before_come_with_no_topic_permissions_of_after() {
+    for changes in [1, 100] {
+        let url = management(Duration::ZERO, move |path, before| match path {
+            "users" => json!([user("mallory")]),
+            "vhosts" => json!([{ "name": "/" }]),
+            "permissions" => {
+                // Each time it is asked for, so often.
+                let pattern = match before {
+                    0 => ".*".to_owned(),
+                    before => format!("^{}$", before.min(changes)),
+                };
+                json!([permission("mallory", "/", ["", "", &pattern])])
+            }
+            _ => json!([]),
+        })
+        .await;
+        let config = RabbitMqConfig {
+            management: url,
+            ..RabbitMqConfig::default()
+        };
+        let auth = RabbitMqAuthenticator::new(&config, None).unwrap().unwrap();
+        let outcome = read(&auth).await;
+        let mallory = User::new("mallory", "");
+        let may = async |queue: &str| {
+            let access = resource(ResourceKind::Queue, queue, Permission::Read);
+            auth.allow(&mallory, &access).await.is_ok()
+        };
+        assert!(!may("secret").await, "{changes} changes: {outcome:?}");
+        if changes == 1 {
+            assert!(may("1").await, "{outcome:?}");
+        } else {
+            let error = outcome.unwrap_err();
+            assert!(error.contains("user \"mallory\""), "{error}");
+        }
+    }
+}
