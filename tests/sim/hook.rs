@@ -1,16 +1,18 @@
-//! The application's hook, simulated: slow, faulty, and of one user's company it wants nothing.
+//! The application's hook, simulated: slow, faulty, and of one user's company it wants nothing. A login
+//! by a token counts for a while, and rights are taken away and given back.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
-use stentor::auth::{Access, Authenticator, Login, Refusal, User};
-use tokio::time::sleep;
+use stentor::auth::{Access, Admission, Authenticator, Login, Permission, Refusal, User};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     entropy::{Draws, hash},
     told::Told,
     trace::Trace,
+    world::{KEYS, Plan},
 };
 
 /// The user that is never let in.
@@ -18,10 +20,40 @@ pub(crate) const STRANGER: &str = "stranger";
 /// The key that nobody may read or write.
 pub(crate) const FORBIDDEN: &str = "forbidden";
 
+/// Each user's passcode: a login by it does not end by itself.
+pub(crate) const PASSWORD: &str = "secret";
+/// The same, but the login ends by itself.
+pub(crate) const TOKEN: &str = "token";
+/// Nobody's.
+pub(crate) const WRONG: &str = "wrong";
+
+/// A login by a token counts for so long at least.
+pub(crate) const SHORTEST: Duration = Duration::from_secs(2);
+
+/// Something that a user may do, unless it was taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Right {
+    LogIn,
+    /// To read this key of the exchange `feed`.
+    Read(&'static str),
+}
+
+/// A right was taken away.
+#[derive(Clone, Copy)]
+struct Taken {
+    since: Instant,
+    /// When it was given back.
+    until: Option<Instant>,
+}
+
 pub(crate) struct Hook {
     seed: u64,
     trace: Arc<Trace>,
     mood: Mutex<Mood>,
+    /// How long a login by a token counts at most, in milliseconds.
+    longest: u64,
+    /// When users lost rights, the last time each.
+    taken: Mutex<BTreeMap<String, BTreeMap<Right, Taken>>>,
     /// Whose right to enter the virtual host is asked about: the last question of a login.
     pub(crate) entering: Told<Entering>,
 }
@@ -42,11 +74,14 @@ pub(crate) struct Mood {
 }
 
 impl Hook {
-    pub(crate) fn new(seed: u64, trace: &Arc<Trace>) -> Arc<Self> {
+    pub(crate) fn new(plan: &Plan, trace: &Arc<Trace>) -> Arc<Self> {
         Arc::new(Self {
-            seed,
+            seed: plan.seed,
             trace: Arc::clone(trace),
             mood: Mutex::default(),
+            // Such logins are over before the world looks whether all is there.
+            longest: (plan.think * 4).clamp(4_000, 70_000),
+            taken: Mutex::default(),
             entering: Told::default(),
         })
     }
@@ -75,14 +110,82 @@ impl Hook {
             Ok(())
         }
     }
+
+    /// How long a login by these credentials counts.
+    fn lifetime(&self, login: &Login) -> Option<Duration> {
+        let is_token = login.password.as_deref() == Some(TOKEN);
+        is_token.then(|| {
+            let parts = [self.seed, hash(&login.user), self.trace.now(), 0x11fe];
+            let shortest = u64::try_from(SHORTEST.as_millis()).unwrap();
+            Draws::of(&parts).millis(shortest, self.longest)
+        })
+    }
+}
+
+/// Rights that come and go. What the hook knows when it is asked is its answer, however late that is.
+impl Hook {
+    pub(crate) fn take(&self, user: &str, right: Right) {
+        let taken = Taken {
+            since: Instant::now(),
+            until: None,
+        };
+        let mut all = self.taken.lock();
+        let of_user = all.entry(user.to_owned()).or_default();
+        of_user.insert(right, taken);
+    }
+
+    pub(crate) fn give_back(&self, user: &str, right: Right) {
+        let mut all = self.taken.lock();
+        let of_user = all.get_mut(user);
+        if let Some(taken) = of_user.and_then(|rights| rights.get_mut(&right)) {
+            taken.until = Some(Instant::now());
+        }
+    }
+
+    /// Whether the user has been without the right ever since, and from before that on: whoever asked
+    /// meanwhile was refused.
+    pub(crate) fn lacks(&self, user: &str, right: Right, since: Instant) -> bool {
+        let taken = self.last_taken(user, right);
+        taken.is_some_and(|taken| taken.until.is_none() && taken.since < since)
+    }
+
+    /// Whether the user was without the right at any time since then.
+    pub(crate) fn lacked(&self, user: &str, right: Right, since: Instant) -> bool {
+        let taken = self.last_taken(user, right);
+        taken.is_some_and(|taken| taken.until.is_none_or(|until| until >= since))
+    }
+
+    /// Whether the user has the right now.
+    fn may(&self, user: &str, right: Right) -> bool {
+        let taken = self.last_taken(user, right);
+        taken.is_none_or(|taken| taken.until.is_some())
+    }
+
+    fn last_taken(&self, user: &str, right: Right) -> Option<Taken> {
+        let all = self.taken.lock();
+        all.get(user)?.get(&right).copied()
+    }
 }
 
 impl Authenticator for Hook {
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
         async move {
-            let is_denied = *login.user == *STRANGER;
+            let is_denied = *login.user == *STRANGER
+                || login.password.as_deref() == Some(WRONG)
+                || !self.may(&login.user, Right::LogIn);
             self.ask(format!("user {}", login.user), is_denied).await?;
             Ok(User::new(&*login.user, ""))
+        }
+        .boxed()
+    }
+
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        async move {
+            let admission = Admission::from(self.user(login).await?);
+            Ok(Admission {
+                lifetime: self.lifetime(login),
+                ..admission
+            })
         }
         .boxed()
     }
@@ -98,12 +201,38 @@ impl Authenticator for Hook {
                 count: self.entering.get().count + 1,
             });
         }
+        self.allow_anew(user, access)
+    }
+
+    /// Asked about those who are in already.
+    fn allow_anew<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
         let question = format!("{} {access:?}", user.name);
-        let is_denied = question.contains(FORBIDDEN);
+        let is_taken = needed(access).is_some_and(|right| !self.may(&user.name, right));
+        let is_denied = is_taken || question.contains(FORBIDDEN);
         self.ask(question, is_denied).boxed()
     }
 
     fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
         ready(Ok(vec![Arc::from("everybody")])).boxed()
+    }
+}
+
+/// The right that it needs, if that is one that may be taken away.
+fn needed(access: &Access) -> Option<Right> {
+    match access {
+        Access::Topic {
+            exchange,
+            permission: Permission::Read,
+            routing_key,
+            ..
+        } if **exchange == *"feed" => {
+            let key = KEYS.into_iter().find(|key| **key == **routing_key);
+            key.map(Right::Read)
+        }
+        _ => None,
     }
 }

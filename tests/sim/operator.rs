@@ -1,4 +1,4 @@
-//! An operator who kicks and bans, and backends that publish.
+//! An operator who kicks, bans and takes rights away, and backends that publish.
 
 use std::{
     sync::Arc,
@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     broker::CONTROL,
     entropy::Draws,
+    hook::Right,
     ledger::body_of,
     trace::WORLD,
     world::{KEYS, PATTERNS, QUEUES, TOPICS, World},
@@ -83,6 +84,45 @@ async fn withdraw(world: &World, user: &str, draws: &mut Draws) {
         reason: "simulated".into(),
     };
     run(world, Command::Unsubscribe(Arc::new(order))).await;
+}
+
+/// Takes rights from users, each for a while. Then the operator has the user's sessions asked about
+/// again, or leaves that to their renewals.
+pub(crate) async fn withhold(world: Arc<World>) {
+    let mut draws = Draws::of(&[world.plan.seed, 0x7a4e]);
+    let longest = world.plan.think * 3;
+    // Long enough for all to be asked about again, and shorter than trouble is remembered.
+    let most = (world.plan.think * 2).clamp(6_000, 40_000);
+    while world.is_busy() {
+        sleep(draws.millis(longest / 4, longest)).await;
+        if !world.is_busy() {
+            return;
+        }
+        let user = draws.pick(&world.users).clone();
+        let key = *draws.pick(&KEYS);
+        let right = match draws.below(5) {
+            0 => Right::LogIn,
+            _ => Right::Read(key),
+        };
+        world
+            .trace
+            .tell(WORLD, || format!("{user} loses {right:?}"));
+        world.hook.take(&user, right);
+        let is_looked_at = draws.percent(60);
+        if is_looked_at {
+            let target = Target::User(user.as_str().into());
+            run(&world, Command::Recheck(target)).await;
+        }
+        sleep(draws.millis(5_000, most)).await;
+        // A hook that is at fault takes nothing from anybody.
+        if is_looked_at && !world.is_troubled() {
+            world.revoke(&user, right);
+        }
+        world
+            .trace
+            .tell(WORLD, || format!("{user} has {right:?} again"));
+        world.hook.give_back(&user, right);
+    }
 }
 
 /// Bans a user for a while.

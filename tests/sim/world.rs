@@ -29,7 +29,7 @@ use crate::{
     client,
     entropy::Draws,
     faults,
-    hook::Hook,
+    hook::{Hook, Right},
     ledger::{EXCHANGES, Ledger, body_of, id_of},
     operator::{self, IDS},
     told::Told,
@@ -148,6 +148,9 @@ struct State {
     bans: BTreeMap<String, Ban>,
     /// When a user's subscriptions to an exchange and a pattern were ended, the last time.
     withdrawn: BTreeMap<(String, &'static str, &'static str), Instant>,
+    /// Of a user's right that was taken away: all that used it by then must be over, for it was asked
+    /// about again.
+    revoked: BTreeMap<(String, Right), Instant>,
     /// Sessions that clients know of.
     open: BTreeMap<u32, String>,
     uncommitted: BTreeSet<u64>,
@@ -183,8 +186,8 @@ impl World {
         let trace = Arc::new(Trace::new(is_traced));
         let ledger = Arc::new(Ledger::default());
         let broker = Simulated::new(plan.seed, &ledger, &trace);
-        let hook = Hook::new(plan.seed, &trace);
-        let broker_config = broker::Config::default();
+        let hook = Hook::new(&plan, &trace);
+        let (broker_config, auth_config) = (broker::Config::default(), auth::Config::default());
         let vhosts = Vhosts::new(
             Arc::new(SimBroker(Arc::clone(&broker))),
             &broker_config,
@@ -204,9 +207,10 @@ impl World {
                 ..MailboxConfig::default()
             },
             &broker_config,
-            &auth::Config::default(),
+            &auth_config,
             "node-1",
         );
+        let settings = settings.with_recheck_of_changes(&auth_config);
         let presence = Arc::new(MemoryPresence::new(Node {
             name: "node-1".into(),
             since: SystemTime::UNIX_EPOCH,
@@ -269,6 +273,7 @@ impl World {
         let mut others = vec![
             tokio::spawn(faults::make(Arc::clone(self))),
             tokio::spawn(operator::rule(Arc::clone(self))),
+            tokio::spawn(operator::withhold(Arc::clone(self))),
         ];
         for number in 0..BACKENDS {
             others.push(tokio::spawn(operator::publish(Arc::clone(self), number)));
@@ -525,6 +530,19 @@ impl World {
     ) -> Option<Instant> {
         let subject = (user.to_owned(), exchange, pattern);
         self.state.lock().withdrawn.get(&subject).copied()
+    }
+
+    /// The user is without the right, all sessions of the user were asked about again meanwhile, and
+    /// nothing failed.
+    pub(crate) fn revoke(&self, user: &str, right: Right) {
+        let subject = (user.to_owned(), right);
+        self.state.lock().revoked.insert(subject, Instant::now());
+    }
+
+    /// When all that used that right of the user had to be over, the last time.
+    pub(crate) fn last_revocation(&self, user: &str, right: Right) -> Option<Instant> {
+        let subject = (user.to_owned(), right);
+        self.state.lock().revoked.get(&subject).copied()
     }
 
     pub(crate) fn ban(&self, user: &str, is_set: bool) {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     entropy::Draws,
-    hook::FORBIDDEN,
+    hook::{FORBIDDEN, TOKEN},
     ledger::body_of,
     operator::somewhere,
     world::{KEYS, PATTERNS, QUEUES},
@@ -25,9 +25,13 @@ use crate::{
 impl Session {
     pub(super) fn connect(&mut self) {
         let (user, number) = (self.user.clone(), self.number);
+        if self.draws.percent(10) {
+            self.passcode = TOKEN;
+        }
+        let passcode = self.passcode;
         self.tell(|| format!("connects as {user}"));
         self.send(&format!(
-            "CONNECT\naccept-version:1.2\nhost:/\nlogin:{user}\npasscode:secret\n\
+            "CONNECT\naccept-version:1.2\nhost:/\nlogin:{user}\npasscode:{passcode}\n\
              device-id:device-{number}\n\n\0"
         ));
         if self.draws.percent(3) {
@@ -66,6 +70,7 @@ impl Session {
             92..=94 => self.cut(),
             95 | 96 => self.err(),
             97 => self.disconnect(),
+            98 => self.renew(),
             _ => self.send("\n"),
         }
     }
@@ -101,19 +106,19 @@ impl Session {
             let headers = format!("ack:{ack}\n");
             (format!("/queue/{queue}"), Source::Queue { mode }, headers)
         };
-        self.subscriptions.insert(
-            name,
-            Subscription {
-                source,
-                asked: Instant::now(),
-                opened: None,
-                since: None,
-                last: None,
-                of_keys: BTreeMap::new(),
-                bases: Bases::default(),
-                is_ending: false,
-            },
-        );
+        let subscription = Subscription {
+            source,
+            asked: Instant::now(),
+            opened: None,
+            since: None,
+            last: None,
+            of_keys: BTreeMap::new(),
+            bases: Bases::default(),
+            lost: None,
+            is_ending: false,
+        };
+        self.rights.extend(subscription.right());
+        self.subscriptions.insert(name, subscription);
         let receipt = self.expect(What::Subscribed(name));
         self.send(&format!(
             "SUBSCRIBE\nid:{name}\ndestination:{destination}\n{headers}{receipt}\n\0"

@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::{
     Due, End, Held, Session, Settled, What,
+    renew::Expiry,
     subscription::{Mode, Source},
 };
 use crate::{
-    hook::STRANGER,
+    hook::{Right, STRANGER, TOKEN},
     ledger::{id_of, is_whole},
 };
 
@@ -53,7 +54,7 @@ impl Session {
             _ => {}
         }
         match frame.command {
-            Command::Connected => self.hear_connected(),
+            Command::Connected => self.hear_connected(frame),
             Command::Receipt => self.hear_receipt(frame),
             Command::Message => self.hear_message(frame),
             Command::Error => self.hear_error(frame),
@@ -61,11 +62,20 @@ impl Session {
         }
     }
 
-    fn hear_connected(&mut self) {
-        if self.user == STRANGER {
-            self.violate("a stranger is let in".to_owned());
+    fn hear_connected(&mut self, frame: &Frame) {
+        let hook = &self.world.hook;
+        if self.user == STRANGER || hook.lacks(&self.user, Right::LogIn, self.began) {
+            self.violate(format!("{} is let in", self.user));
         }
         self.connected = Some(Instant::now());
+        self.expiry = Expiry::of(frame, self.began);
+        if self.expiry.is_some() != (self.passcode == TOKEN) {
+            self.violate(format!(
+                "a login by {} ends: {:?}",
+                self.passcode, self.expiry
+            ));
+        }
+        self.plan_renewal();
         self.world.opened(self.number, &self.user);
     }
 
@@ -78,7 +88,7 @@ impl Session {
             return self.violate(format!("receipt {receipt} came before {}", due.receipt));
         }
         self.check_sent(due.frame);
-        self.fulfil(due);
+        self.fulfil(due, frame);
     }
 
     /// All that was sent by then is at the broker.
@@ -96,7 +106,7 @@ impl Session {
         }
     }
 
-    fn fulfil(&mut self, due: Due) {
+    fn fulfil(&mut self, due: Due, frame: &Frame) {
         let ledger = &self.world.ledger;
         match due.what {
             What::Sent => {}
@@ -112,6 +122,9 @@ impl Session {
                 if let Some(subscription) = self.subscriptions.get_mut(&name) {
                     subscription.since = Some(now);
                     subscription.opened = Some(Instant::now());
+                }
+                if !self.may_read(name) {
+                    self.violate(format!("subscription {name} opened without its right"));
                 }
             }
             What::Unsubscribed(name) => {
@@ -133,6 +146,16 @@ impl Session {
                         self.violate(format!("m{id} is not {how:?} at the broker: {queued:?}"));
                     }
                 }
+            }
+            What::Renewed {
+                sent,
+                token,
+                is_right,
+            } => {
+                if !is_right || self.world.hook.lacks(&self.user, Right::LogIn, sent) {
+                    self.violate("a renewal counts that must be refused".to_owned());
+                }
+                self.hear_renewed(frame, sent, token);
             }
             What::Disconnected => {
                 self.end = Some(End::Disconnected);
@@ -162,6 +185,9 @@ impl Session {
         };
         match self.subscriptions[&name].source {
             Source::Shared { .. } => {
+                if !self.may_read(name) {
+                    return self.violate(format!("m{id} came without the right to read it"));
+                }
                 self.measure(frame.body.len());
                 let left_out = frame.header("x-conflated");
                 let left_out = left_out.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -212,12 +238,19 @@ impl Session {
     }
 
     fn hear_error(&mut self, frame: &Frame) {
-        if frame.header("error-code") == Some("subscription-ended") {
-            return self.hear_withdrawn(frame);
+        let code = frame.header("error-code").unwrap_or_default();
+        match code {
+            "subscription-ended" => return self.hear_withdrawn(frame),
+            "permission-withdrawn" if frame.header("subscription").is_some() => {
+                return self.hear_withdrawn(frame);
+            }
+            "renewal-refused" | "renewal-unavailable" => return self.hear_refused(frame),
+            _ => {}
         }
         let message = frame.header("message").unwrap_or_default();
         self.is_banned = message == "banned";
-        let is_own = self.bad.is_some_and(|(_, expected)| expected == message);
+        let is_denied = message == "access_refused" && self.lacked_right(code);
+        let is_own = !is_denied && self.bad.is_some_and(|(_, expected)| expected == message);
         if let (true, Some((bad, _))) = (is_own, self.bad) {
             let unanswered = self.due.iter().filter(|due| due.frame < bad);
             let unanswered: Vec<_> = unanswered.map(|due| &due.receipt).collect();
@@ -233,7 +266,7 @@ impl Session {
                 }
             }
         }
-        if !is_own && !self.may_be(message) {
+        if !is_own && !is_denied && !self.may_be(message) {
             let body = String::from_utf8_lossy(&frame.body).into_owned();
             self.violate(format!("ERROR {message:?} for nothing: {body}"));
         }
@@ -254,7 +287,11 @@ impl Session {
             }),
             "slow consumer" => self.was_stalled() || world.was_rushed(),
             "feed interrupted" => world.interruptions() > self.interruptions,
-            "Bad CONNECT" => self.user == STRANGER || world.is_troubled(),
+            "Bad CONNECT" => {
+                let is_refused = world.hook.lacked(&self.user, Right::LogIn, self.began);
+                self.user == STRANGER || is_refused || world.is_troubled()
+            }
+            "token expired" => self.may_expire(),
             _ => world.is_troubled(),
         }
     }
@@ -273,11 +310,24 @@ impl Session {
         if world_says(kick.filter(|at| was_here(*at)), now) {
             self.violate(format!("{} was kicked, and is here", self.user));
         }
+        let revoked = self.world.last_revocation(&self.user, Right::LogIn);
+        if world_says(revoked.filter(|at| was_here(*at)), now) {
+            self.violate(format!("{} must not log in, and is here", self.user));
+        }
+        if world_says(self.expired(), now) {
+            self.violate("the login is over, and the session is here".to_owned());
+        }
         for (name, subscription) in &self.subscriptions {
             let was_open = |at: &Instant| subscription.opened.is_some_and(|opened| opened < *at);
             let withdrawn = self.withdrawn(subscription).filter(was_open);
             if world_says(withdrawn, now) && !subscription.is_ending {
                 self.violate(format!("subscription {name} was ended, and is here"));
+            }
+            let right = subscription.right();
+            let revoked = right.and_then(|right| self.world.last_revocation(&self.user, right));
+            let revoked = revoked.filter(was_open).or(subscription.lost);
+            if world_says(revoked, now) && !subscription.is_ending {
+                self.violate(format!("subscription {name} has no right, and is here"));
             }
         }
     }

@@ -2,10 +2,11 @@
 
 mod act;
 mod hear;
+mod renew;
 mod subscription;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     pin::pin,
     sync::{
         Arc,
@@ -16,9 +17,10 @@ use std::{
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::subscription::Subscription;
+use self::{renew::Expiry, subscription::Subscription};
 use crate::{
     entropy::Draws,
+    hook::{PASSWORD, Right},
     operator::IDS,
     wire::{Client, Wire},
     world::{Phase, World},
@@ -63,6 +65,14 @@ struct Session {
     wire: Wire,
     began: Instant,
     connected: Option<Instant>,
+    /// What it logs in by.
+    passcode: &'static str,
+    /// When its login ends by itself, if it does.
+    expiry: Option<Expiry>,
+    /// When it renews its login, if it does not forget to.
+    renews: Option<Instant>,
+    /// Rights that its subscriptions needed.
+    rights: BTreeSet<Right>,
     /// Interruptions of all feeds when it began.
     interruptions: u64,
     /// The network's: chunks arrive in order.
@@ -124,6 +134,12 @@ enum What {
         loss: u64,
         how: Settled,
     },
+    Renewed {
+        sent: Instant,
+        token: &'static str,
+        /// The credentials are the user's own.
+        is_right: bool,
+    },
     Disconnected,
 }
 
@@ -164,6 +180,10 @@ impl Session {
             wire: Wire::new(),
             began: now,
             connected: None,
+            passcode: PASSWORD,
+            expiry: None,
+            renews: None,
+            rights: BTreeSet::new(),
             last_chunk: now,
             is_cut: Arc::default(),
             end: None,
@@ -194,6 +214,7 @@ impl Session {
         let mut look = pin!(sleep(LOOK));
         loop {
             let may_act = self.world.is_busy() && self.connected.is_some();
+            let renews = self.renews.filter(|_| may_act);
             tokio::select! {
                 biased;
                 frame = client.next() => match frame {
@@ -204,6 +225,9 @@ impl Session {
                     self.act();
                     self.check_discipline();
                     next.as_mut().reset(self.think());
+                }
+                () = sleep_until(renews.unwrap_or(self.began)), if renews.is_some() => {
+                    self.renew_in_time();
                 }
                 () = &mut look, if self.connected.is_some() => {
                     self.check_discipline();

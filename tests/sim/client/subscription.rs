@@ -9,7 +9,7 @@ use stomp_grammar::Frame;
 use tokio::time::Instant;
 
 use super::Session;
-use crate::world::AFTERMATH;
+use crate::{hook::Right, world::AFTERMATH};
 
 /// A subscription, and how far it has come.
 #[derive(Debug)]
@@ -25,8 +25,24 @@ pub(super) struct Subscription {
     /// The same for each key, where messages of a key may be left out.
     pub(super) of_keys: BTreeMap<Box<str>, usize>,
     pub(super) bases: Bases,
+    /// When a renewal had its RECEIPT behind which this is over: the right was gone.
+    pub(super) lost: Option<Instant>,
     /// UNSUBSCRIBE was sent.
     pub(super) is_ending: bool,
+}
+
+impl Subscription {
+    /// The right that it needs, if that is one that may be taken away.
+    pub(super) fn right(&self) -> Option<Right> {
+        match self.source {
+            Source::Shared {
+                exchange: "feed",
+                pattern,
+                ..
+            } => Some(Right::Read(pattern)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -167,9 +183,16 @@ impl Session {
         let Some(subscription) = name.and_then(|name: u64| self.subscriptions.remove(&name)) else {
             return self.violate("a subscription ended that is none".to_owned());
         };
-        // A command may be late.
-        let is_meant = |at: Instant| at + AFTERMATH >= subscription.asked;
-        if !self.withdrawn(&subscription).is_some_and(is_meant) {
+        let (hook, asked) = (&self.world.hook, subscription.asked);
+        let is_meant = if frame.header("error-code") == Some("permission-withdrawn") {
+            let right = subscription.right();
+            right.is_some_and(|right| hook.lacked(&self.user, right, asked))
+        } else {
+            // A command may be late.
+            let withdrawn = self.withdrawn(&subscription);
+            withdrawn.is_some_and(|at| at + AFTERMATH >= asked)
+        };
+        if !is_meant {
             self.violate(format!("subscription {name:?} ended for nothing"));
         }
     }
