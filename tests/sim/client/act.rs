@@ -338,7 +338,7 @@ impl Session {
     }
 
     /// The header by which an answer is asked for.
-    fn expect(&mut self, what: What) -> String {
+    pub(super) fn expect(&mut self, what: What) -> String {
         self.frames += 1;
         let frame = self.frames;
         let receipt = format!("r{frame}");
@@ -352,7 +352,7 @@ impl Session {
     }
 
     /// Bytes on their way to the gateway: in order, late, and in pieces.
-    fn send(&mut self, text: &str) {
+    pub(super) fn send(&mut self, text: &str) {
         self.tell(|| {
             let shown = text.replace('\n', "|").replace('\0', "");
             let cut: String = shown.chars().take(120).collect();
