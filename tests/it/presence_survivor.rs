@@ -233,3 +233,54 @@ async fn stays_unseen(sessions: usize, answered: usize) {
     survivor.join(session("fence", &[]));
     assert_eq!(next_event(&events).await, "fence offline>online");
 }
+
+/// What keeps a survivor from clearing up after one node does not keep it from the others.
+#[tokio::test]
+async fn a_dead_node_that_cannot_be_cleared_up_holds_no_other_up() {
+    let redis = Redis::own().await;
+    let events = Outbox::new();
+    let node = |events| settings(&unique("node"), AT_ONCE, events);
+    let survivor = redis_presence(&redis.url(), SHORT, node(Some(Arc::clone(&events))));
+    // One after the other, so that the list of nodes has them in this order.
+    let first = redis_presence(&redis.url(), SHORT, node(None));
+    first.join(session("alice", &["group"]));
+    until_sessions(&survivor, "alice", 1).await;
+    let second = redis_presence(&redis.url(), SHORT, node(None));
+    second.join(session("bob", &[]));
+    until_sessions(&survivor, "bob", 1).await;
+    let group = "stentor:group:group";
+    redis.command(&["DEL", group]).await;
+    assert_eq!(redis.command(&["SET", group, "x"]).await, "+OK");
+    drop((first, second));
+    eventually(DEADLINE, "the second is cleared up", async || {
+        // The lock that the failure left would have the first passed over for a while.
+        unlock(&redis).await;
+        redis.command(&["EXISTS", "stentor:user:bob"]).await == ":0"
+    })
+    .await;
+    let mut gone = [next_event(&events).await, next_event(&events).await];
+    gone.sort();
+    assert_eq!(gone, ["alice online>offline", "bob online>offline"]);
+    // The first is not given up.
+    redis.command(&["DEL", group]).await;
+    eventually(DEADLINE, "the first is cleared up", async || {
+        unlock(&redis).await;
+        redis.command(&["HLEN", "stentor:nodes"]).await == ":2"
+    })
+    .await;
+}
+
+/// A keeper that has nothing to say does not notice it.
+#[tokio::test]
+async fn scripts_that_redis_dropped_are_loaded_anew_by_who_clears_up() {
+    let redis = Redis::own().await;
+    let events = Outbox::new();
+    let node = |events| settings(&unique("node"), AT_ONCE, events);
+    let survivor = redis_presence(&redis.url(), SHORT, node(Some(Arc::clone(&events))));
+    let killed = redis_presence(&redis.url(), SHORT, node(None));
+    killed.join(session("alice", &[]));
+    until_sessions(&survivor, "alice", 1).await;
+    drop(killed);
+    assert_eq!(redis.command(&["SCRIPT", "FLUSH"]).await, "+OK");
+    assert_eq!(next_event(&events).await, "alice online>offline");
+}

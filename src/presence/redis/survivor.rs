@@ -42,8 +42,16 @@ pub(super) struct Survivor {
     shared: Arc<RedisShared>,
     node: Arc<Node>,
     duration: Duration,
-    /// Since when the dead were seen to be.
-    dead: HashMap<LeaseId, Instant>,
+    /// The dead that were seen.
+    dead: HashMap<LeaseId, Dead>,
+}
+
+#[derive(Clone, Copy)]
+struct Dead {
+    /// Since when it was seen to be.
+    since: Instant,
+    /// To clear up after it failed, and the log says so.
+    has_failed: bool,
 }
 
 /// A listed session: its id, user and groups.
@@ -103,13 +111,26 @@ impl Survivor {
             if lives {
                 continue;
             }
-            let since = *self.dead.get(&lease).unwrap_or(&now);
-            dead.insert(lease, since);
+            let known = self.dead.get(&lease).copied();
+            let mut found = known.unwrap_or(Dead {
+                since: now,
+                has_failed: false,
+            });
             // The users of one that closed are on their way to others. Those of one that was
-            // killed have had a lease's time.
-            if !closed || now.duration_since(since) >= self.node.debounce {
-                self.clear(&taken, lease).await?;
+            // killed have had a lease's time. If Redis went away meanwhile, all are looked at anew.
+            let is_due = !closed || now.duration_since(found.since) >= self.node.debounce;
+            if is_due
+                && self.shared.lease().is_some()
+                && let Err(error) = self.clear(&taken, lease).await
+            {
+                // It may be this one's alone, such as a key of another kind: the others wait for it no
+                // longer.
+                if !found.has_failed {
+                    telemetry::presence_clearing_failed(lease.as_str(), &error);
+                }
+                found.has_failed = true;
             }
+            dead.insert(lease, found);
         }
         self.dead = dead;
         Ok(())
@@ -126,8 +147,10 @@ impl Survivor {
             return Ok(());
         }
         let mut pipe = Pipeline::new();
+        // Redis may have dropped them since this node's keeper loaded them.
+        script::load(&mut pipe);
         pipe.hget(keys.nodes(), dead.as_str());
-        let (before,): (Option<Vec<u8>>,) = self.store.call(&pipe).await?;
+        let (_, before): (Value, Option<Vec<u8>>) = self.store.call_in_order(&pipe).await?;
         let before = before.as_deref().and_then(decode_clearing);
         let settled = before.unwrap_or(0).min(keys.lists());
         // The first lists are settled by whoever began before this one, who may have lost an answer of

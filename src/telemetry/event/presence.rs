@@ -50,6 +50,15 @@ pub fn presence_cleared(lease: &str, sessions: usize) {
     info!(target: "stentor::presence", lease, sessions, "cleared up after a dead node");
 }
 
+/// An error kept this node from clearing up after a dead one; it tries again.
+pub fn presence_clearing_failed(lease: &str, cause: &dyn Display) {
+    let cause = cause.to_string();
+    warn!(
+        target: "stentor::presence", lease, cause,
+        "not cleared up after a dead node: those of its users who are gone may look online"
+    );
+}
+
 /// Presence events reach the broker (again).
 pub fn presence_events_up(exchange: &str) {
     info!(target: "stentor::presence", exchange, "presence events are published");
