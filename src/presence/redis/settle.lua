@@ -40,11 +40,14 @@ local unsure = tonumber(ARGV[4])
 if told == tonumber(ARGV[2]) and told > 0 and not unsure then return 0 end
 local leases = redis.call('HKEYS', KEYS[3])
 local now = 0
-if #leases > 0 then
-  local here = redis.call('HMGET', KEYS[1], unpack(leases))
-  for i, lease in ipairs(leases) do
-    local status = here[i] and string.byte(here[i]) or 0
-    if status > now and redis.call('EXISTS', node .. lease) == 1 then now = status end
+-- In parts: Lua takes some thousands of arguments and no more.
+for first = 1, #leases, 1000 do
+  local last = math.min(first + 999, #leases)
+  local here = redis.call('HMGET', KEYS[1], unpack(leases, first, last))
+  for i = first, last do
+    local status = here[i - first + 1]
+    status = status and string.byte(status) or 0
+    if status > now and redis.call('EXISTS', node .. leases[i]) == 1 then now = status end
   end
 end
 if left and now < told then
