@@ -433,6 +433,71 @@ async fn what_is_written_under_a_lease_that_was_cleared_up_goes() {
     until_sessions(&presence, "alice", 1).await;
 }
 
+/// Others find a node by the list of nodes alone.
+#[tokio::test]
+async fn a_lease_that_the_list_of_nodes_lost_is_listed_again() {
+    let redis = Redis::own().await;
+    let presence = node(&redis, SHORT);
+    here(&presence, "alice").await;
+    let forget = "for _, lease in ipairs(redis.call('HKEYS', KEYS[1])) do \
+                  if lease ~= 'epoch' then redis.call('HDEL', KEYS[1], lease) end end";
+    redis.command(&["EVAL", forget, "1", "stentor:nodes"]).await;
+    until_reply(&redis, &["HLEN", "stentor:nodes"], ":2").await;
+    until_sessions(&presence, "alice", 1).await;
+    assert_eq!(presence.health(), Ok(()));
+}
+
+/// Lua takes no more than 8,000 arguments.
+#[tokio::test]
+async fn any_number_of_leases_may_be_listed() {
+    let redis = Redis::own().await;
+    let many = "for i = 1, 9000 do redis.call('HSET', KEYS[1], string.format('%08d', i), '') end";
+    redis.command(&["EVAL", many, "1", "stentor:nodes"]).await;
+    let (presence, events) = telling(&redis.url(), LONG, AT_ONCE);
+    let alice = session("alice", &[]);
+    presence.join(Arc::clone(&alice));
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    presence.leave(&alice);
+    assert_eq!(next_event(&events).await, "alice online>offline");
+    assert_eq!(presence.health(), Ok(()));
+}
+
+/// The lease of before is kept until all are registered, though it would end by itself.
+#[tokio::test]
+async fn a_node_that_registers_for_longer_than_a_lease_loses_nobody() {
+    const MANY: usize = 6_000;
+    let lease = 3 * SHORT;
+    let redis = Redis::own().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    let (stays, told) = telling(&redis.url(), lease, AT_ONCE);
+    let url = format!("redis://{}/", proxy.address());
+    let (registers, events) = telling(&url, lease, AT_ONCE);
+    for number in 0..MANY {
+        registers.join(session(&format!("user-{number}"), &[]));
+    }
+    let mut joined = 0;
+    while joined < MANY {
+        joined += within(DEADLINE, "joins", events.next(MANY)).await.len();
+    }
+
+    // Some 170 sessions are registered in a round trip.
+    proxy.lag_after(b"EVALSHA", Duration::from_millis(300));
+    proxy.cut();
+    let since = Instant::now();
+    eventually(2 * DEADLINE, "all are registered anew", async || {
+        let leases = redis.command(&["HVALS", "stentor:nodes"]).await;
+        leases.contains("closed")
+    })
+    .await;
+    assert!(since.elapsed() > lease, "it shows nothing");
+    proxy.forward();
+    for (presence, events) in [(&stays, &told), (&registers, &events)] {
+        let user = unique("fence");
+        here(presence, &user).await;
+        assert_eq!(next_event(events).await, format!("{user} offline>online"));
+    }
+}
+
 #[tokio::test]
 async fn all_nodes_list_and_count_all() {
     let redis = Redis::own().await;

@@ -10,7 +10,7 @@ use stentor::{
     },
 };
 use tempfile::TempDir;
-use testkit::{Authority, DEADLINE, Redis, RedisCluster, RedisSentinels, eventually};
+use testkit::{Authority, DEADLINE, Proxy, Redis, RedisCluster, RedisSentinels, eventually};
 
 use crate::presence_contract::{
     AT_ONCE, next_event, redis_presence_by, session, settings, until_group, until_sessions,
@@ -247,6 +247,58 @@ async fn a_right_that_is_missing_is_named() {
         .await;
         assert!(why.contains("docs/presence.md"), "{why}");
         println!("without {named}: {why}");
+    }
+}
+
+/// A right that only writes need, and a key of another kind.
+#[tokio::test]
+async fn writes_that_fail_again_and_again_leave_few_leases() {
+    let redis = Redis::own().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    let url = format!("redis://stentor:PASSWORD@{}/", proxy.address());
+    let odd = "stentor:user:alice";
+    for fault in ["a right", "a key"] {
+        if fault == "a right" {
+            account(&redis, &["-hkeys".to_owned()]).await;
+        } else {
+            account(&redis, &[]).await;
+            assert_eq!(redis.command(&["SET", odd, "x"]).await, "+OK");
+        }
+        let node = settings("n", AT_ONCE, None);
+        let presence = redis_presence_by(&url, &RedisConfig::default(), SHORT, node);
+        presence.join(session("alice", &[]));
+        eventually(DEADLINE, "writes fail", async || {
+            matches!(presence.health(), Err(PresenceError::Unavailable(why))
+                if !why.contains("not connected yet"))
+        })
+        .await;
+        let before = proxy.accepted();
+        // After each failure it connects anew.
+        eventually(DEADLINE, "a dozen more attempts", async || {
+            proxy.accepted() >= before + 12
+        })
+        .await;
+        assert!(presence.health().is_err(), "{fault}");
+        let leases = redis.command(&["HLEN", "stentor:nodes"]).await;
+        let leases: u64 = leases.strip_prefix(':').unwrap().parse().unwrap();
+        assert!(leases < 10, "{leases} leases for {fault}");
+
+        account(&redis, &[]).await;
+        if fault == "a key" {
+            redis.command(&["DEL", odd]).await;
+        }
+        eventually(DEADLINE, "writes succeed", async || {
+            presence.health().is_ok()
+        })
+        .await;
+        until_sessions(&presence, "alice", 1).await;
+        // The leases of before are cleared up.
+        eventually(DEADLINE, "one lease is left", async || {
+            redis.command(&["HLEN", "stentor:nodes"]).await == ":2"
+        })
+        .await;
+        presence.close().await;
+        redis.command(&["FLUSHALL"]).await;
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     deadline::{after, later, third},
-    presence::{Node, PresenceEntry, PresenceError},
+    presence::{Node, PresenceEntry, PresenceError, Status},
     telemetry,
 };
 
@@ -33,7 +33,11 @@ pub(super) const CLOSING: Duration = Duration::from_secs(2);
 ///
 /// After any failure the content of Redis is unknown: it may have restarted, or another may have
 /// taken its place. So the node takes a new lease and registers all it holds under that. The
-/// former lease, if it still lives, stays until this is done: nobody goes offline meanwhile.
+/// former lease, if it still lives, is kept until this is done: nobody goes offline meanwhile.
+///
+/// What fails again and again, such as a command that the account may not use, must not leave a lease
+/// behind each time: only nodes that live for a while clear up. So the next failure soon after another
+/// keeps the lease, see `is_spoiled`.
 pub(super) struct Keeper {
     store: Arc<Store>,
     shared: Arc<RedisShared>,
@@ -46,6 +50,11 @@ pub(super) struct Keeper {
     untaken: Vec<LeaseId>,
     /// Redis may have heard of the lease.
     is_told: bool,
+    /// Writes under the lease failed, and which of them Redis did is unknown. It is taken again, if it
+    /// still lives; and when it went well up to the next renewal, another takes its place.
+    is_spoiled: bool,
+    /// The last failure.
+    failed: Option<Instant>,
     /// For the log.
     outages: Arc<Outages>,
     /// In a cluster: which process answered when the lease was taken. Its client goes on with
@@ -76,6 +85,8 @@ impl Keeper {
             former: Vec::new(),
             untaken: Vec::new(),
             is_told: false,
+            is_spoiled: false,
+            failed: None,
             outages,
             server: None,
             taken: None,
@@ -91,29 +102,37 @@ impl Keeper {
         let mut backoff = Backoff::new((first, longest));
         while !self.shared.is_closed() {
             match self.round().await {
-                Ok(()) => {
-                    backoff.reset();
-                    self.wait().await;
-                }
+                Ok(()) => match self.shared.lease() {
+                    Some(taken) => {
+                        backoff.lasted(taken.since.elapsed());
+                        self.wait().await;
+                    }
+                    // It was lost, and may be again at once.
+                    None => self.pause(backoff.pause()).await,
+                },
                 Err(error) => {
                     let pause = backoff.pause();
                     self.lost(error, pause);
-                    // Changes that come meanwhile are remembered; only the end does not wait.
-                    let end = after(pause);
-                    while !self.shared.is_closed()
-                        && tokio::time::timeout_at(end, self.shared.wake.notified())
-                            .await
-                            .is_ok()
-                    {}
+                    self.pause(pause).await;
                 }
             }
         }
         let _ = tokio::time::timeout(CLOSING, self.close()).await;
     }
 
+    /// Changes that come meanwhile are remembered; only the end does not wait.
+    async fn pause(&self, pause: Duration) {
+        let end = after(pause);
+        while !self.shared.is_closed()
+            && tokio::time::timeout_at(end, self.shared.wake.notified())
+                .await
+                .is_ok()
+        {}
+    }
+
     /// Until there is something to do.
     async fn wait(&self) {
-        let is_idle = !self.is_registering() && self.earlier().next().is_none();
+        let is_idle = !self.is_registering() && self.former.is_empty();
         if let Some((renew_at, _)) = self.taken
             && is_idle
         {
@@ -125,27 +144,33 @@ impl Keeper {
         }
     }
 
-    /// All leases of before that are not ended yet.
-    fn earlier(&self) -> impl Iterator<Item = LeaseId> {
-        self.former.iter().chain(&self.untaken).copied()
-    }
-
     /// There are sessions that are not under the lease yet.
     fn is_registering(&self) -> bool {
         !self.registering.sessions.is_empty() || self.shared.rooms.is_registering()
     }
 
-    /// One round trip: the lease, or what there is to say; and the lease's renewal with it.
+    /// The lease, if there is none; and one round trip with what there is to say, and the lease's
+    /// renewal. To have taken a lease is no success yet: writes under it may fail.
     async fn round(&mut self) -> Result<(), PresenceError> {
-        if self.shared.has_overflowed() {
+        if self.shared.has_overflowed() || self.has_recovered() {
             self.begin_anew();
         }
-        match self.taken.clone() {
-            None => self.take_lease().await,
-            Some((renew_at, script)) => self.tell(renew_at, &script).await,
-        }
+        let (renew_at, script) = loop {
+            match self.taken.clone() {
+                Some(taken) => break taken,
+                None => self.take_lease().await?,
+            }
+        };
+        self.tell(renew_at, &script).await
     }
 
+    /// A spoiled lease has served: all are registered under it, and nothing failed for a while.
+    fn has_recovered(&self) -> bool {
+        let due = self.taken.as_ref().map(|(renew_at, _)| *renew_at);
+        self.is_spoiled && !self.is_registering() && due.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Afterwards there is one, unless a spoiled one was over.
     async fn take_lease(&mut self) -> Result<(), PresenceError> {
         let begun = Instant::now();
         let nodes = self.store.keys.nodes();
@@ -155,21 +180,36 @@ impl Keeper {
         if in_cluster {
             pipe.cmd("INFO").arg("server");
         }
+        // Nothing is under them, so nobody need clear up after them.
+        for lease in &self.untaken {
+            pipe.hdel(&nodes, lease.as_str()).ignore();
+            pipe.del(self.store.keys.node(*lease)).ignore();
+        }
         script::load(&mut pipe);
         let epoch: [u8; 8] = rand::random();
         pipe.hset_nx(&nodes, EPOCH, &epoch[..]).ignore();
         pipe.hget(&nodes, EPOCH);
-        // First the list of nodes, so that whoever it is written for is found when it dies.
-        pipe.hset(&nodes, self.lease.as_str(), "").ignore();
-        self.set_lease(&mut pipe).ignore();
+        // It lives before it is in the list of nodes: one that is there and does not is dead. Nothing
+        // is written under it before it is in both.
+        let set = self.set_lease(&mut pipe);
+        if self.is_spoiled {
+            // One that ran out never lives again.
+            set.arg("XX");
+        }
+        self.list_lease(&mut pipe);
         self.is_told = true;
-        let (script, epoch): (String, Vec<u8>);
+        let (script, epoch, lives): (String, Vec<u8>, Value);
         if in_cluster {
             let server: Value;
-            (server, script, epoch) = self.store.write(&pipe).await?;
+            (server, script, epoch, lives) = self.store.write(&pipe).await?;
             self.server = run_id(&server);
         } else {
-            (script, epoch) = self.store.write(&pipe).await?;
+            (script, epoch, lives) = self.store.write(&pipe).await?;
+        }
+        self.untaken.clear();
+        if lives == Value::Nil {
+            self.begin_anew();
+            return Ok(());
         }
         if self.epoch.as_ref().is_some_and(|before| *before != epoch) {
             self.shared.note_forgotten(self.duration);
@@ -183,7 +223,6 @@ impl Keeper {
             since: begun.into_std(),
             script,
         }));
-        self.note_up();
         Ok(())
     }
 
@@ -197,6 +236,13 @@ impl Keeper {
                 pipe.cmd("INFO").arg("server");
             }
             self.set_lease(&mut pipe).arg("XX");
+            // Others find a node by the list alone, which may have lost it.
+            self.list_lease(&mut pipe);
+            // To register many may take longer than those of before have left to live.
+            for lease in &self.former {
+                let renew = pipe.cmd("PEXPIRE").arg(self.store.keys.node(*lease));
+                renew.arg(millis(self.duration)).ignore();
+            }
         }
         let was_registering = self.is_registering();
         let steps = self.shared.take(&mut self.registering, COMMANDS);
@@ -212,6 +258,7 @@ impl Keeper {
                     script,
                 },
                 former: &self.former,
+                is_spoiled: self.is_spoiled,
             };
             settling.extend(teller.tell(step));
         }
@@ -223,11 +270,12 @@ impl Keeper {
             // All are registered under the lease: those before have done their service. Others clear
             // up after them: who left just before is still to be told of, and a node that stood still
             // for long has written under a lease that was cleared up already.
-            for lease in self.earlier() {
-                script::end_lease(&mut pipe, &self.store.keys, lease);
+            for lease in &self.former {
+                script::end_lease(&mut pipe, &self.store.keys, *lease);
             }
         }
         if pipe.is_empty() {
+            self.note_up();
             return Ok(());
         }
         let mut replies = match self.store.write::<Vec<Value>>(&pipe).await {
@@ -241,7 +289,6 @@ impl Keeper {
         };
         if !was_registering {
             self.former.clear();
-            self.untaken.clear();
         }
         let is_another = renews
             && in_cluster
@@ -308,6 +355,12 @@ impl Keeper {
         set.arg("PX").arg(millis(self.duration))
     }
 
+    /// Has the lease in the list of nodes, where others find what is under it.
+    fn list_lease(&self, pipe: &mut Pipeline) {
+        let nodes = self.store.keys.nodes();
+        pipe.hset_nx(nodes, self.lease.as_str(), "").ignore();
+    }
+
     fn announce(&self, session: &PresenceEntry, settled: Settled) {
         session.mark_registered();
         if let Some(events) = &self.node.events
@@ -326,7 +379,15 @@ impl Keeper {
         let cause = error.to_string();
         self.shared.set_health(Err(error));
         self.outages.note_down(self.store.number, &cause, retry_in);
-        self.begin_anew();
+        let now = Instant::now();
+        let before = self.failed.replace(now);
+        let is_again = before.is_some_and(|before| now.duration_since(before) < self.duration);
+        if self.is_spoiled || (is_again && self.taken.is_some()) {
+            self.is_spoiled = true;
+            self.register_all();
+        } else {
+            self.begin_anew();
+        }
     }
 
     /// A new lease, under which all is to be registered.
@@ -334,7 +395,7 @@ impl Keeper {
         if self.is_told {
             // Apart, so that no number of attempts in vain crowds out one that users are under: ended by
             // nobody, it would look like a killed node's, of whose users others are told at once.
-            let earlier = if self.taken.is_some() {
+            let earlier = if self.taken.is_some() || self.is_spoiled {
                 &mut self.former
             } else {
                 &mut self.untaken
@@ -343,7 +404,13 @@ impl Keeper {
             earlier.truncate(FORMER);
             self.lease = LeaseId::random();
             self.is_told = false;
+            self.is_spoiled = false;
         }
+        self.register_all();
+    }
+
+    /// The lease is to be taken, and all to be registered under it.
+    fn register_all(&mut self) {
         self.taken = None;
         self.shared.set_lease(None);
         self.registering.sessions = self.shared.begin_anew();
@@ -353,8 +420,9 @@ impl Keeper {
     /// has not come back.
     async fn close(self) {
         let mut pipe = Pipeline::new();
-        for lease in self.earlier().chain([self.lease]) {
-            script::end_lease(&mut pipe, &self.store.keys, lease);
+        let earlier = self.former.iter().chain(&self.untaken);
+        for lease in earlier.chain([&self.lease]) {
+            script::end_lease(&mut pipe, &self.store.keys, *lease);
         }
         let _ = self.store.write::<()>(&pipe).await;
     }
@@ -365,6 +433,8 @@ struct Teller<'a> {
     pipe: &'a mut Pipeline,
     caller: Caller<'a>,
     former: &'a [LeaseId],
+    /// See [`Keeper`].
+    is_spoiled: bool,
 }
 
 impl Teller<'_> {
@@ -423,6 +493,15 @@ impl Teller<'_> {
                 is_unsure,
             } => {
                 let session = &departure.session;
+                if self.is_spoiled {
+                    // Redis may not have been told of the session's end.
+                    let (key, mut fields) =
+                        (self.keys().user(&session.user), self.ever(&session.id));
+                    if *own == Status::Offline {
+                        fields.extend(self.ever(""));
+                    }
+                    self.remove(&key, &fields);
+                }
                 let known = Known {
                     untold: Untold::of(departure, *own),
                     own: *own,
@@ -457,6 +536,10 @@ impl Teller<'_> {
     }
 
     fn unlist(&mut self, session: &PresenceEntry) {
+        if self.is_spoiled {
+            // Whoever clears up after the lease is to find what else the session left.
+            return;
+        }
         let list = self.keys().list_of(self.caller.lease, &session.id);
         self.pipe.hdel(list, &*session.id).ignore();
     }
