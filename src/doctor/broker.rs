@@ -212,21 +212,10 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
 /// The exchanges that the configuration and the arguments name.
 fn wanted(config: &Config, vhost: &str, task: &Doctor) -> Vec<Exchange> {
     let is_default = vhost == config.broker.default_vhost;
-    let control = app::control_exchange(config);
     let mut wanted: Vec<Exchange> = Vec::new();
-    for (name, kind) in app::exchanges(config) {
-        let role = if Some(&*name) == control {
-            exchanges::Role::Control
-        } else if config.presence.has_events() && name == config.presence.exchange {
-            exchanges::Role::Presence
-        } else {
-            offline_role(config, is_default, &name).unwrap_or(exchanges::Role::Clients)
-        };
-        // What the gateway itself needs is in the default virtual host alone.
-        if is_default || config.broker.exchanges.contains_key(&name) {
-            let kind = Some(kind);
-            wanted.push(Exchange { name, kind, role });
-        }
+    for (name, kind) in exchanges::configured(config, vhost) {
+        let (kind, role) = (Some(kind), role(config, is_default, &name));
+        wanted.push(Exchange { name, kind, role });
     }
     let asked = task.vhost.as_deref();
     if asked.map_or(is_default, |asked| asked == vhost) {
@@ -243,21 +232,29 @@ fn wanted(config: &Config, vhost: &str, task: &Doctor) -> Vec<Exchange> {
     wanted
 }
 
-/// The use of an exchange by `[offline]`, which is for the default virtual host.
-fn offline_role(config: &Config, is_default: bool, name: &str) -> Option<exchanges::Role> {
+/// The use of an exchange. The gateway itself uses those of the default virtual host.
+fn role(config: &Config, is_default: bool, name: &str) -> exchanges::Role {
     let offline = &config.offline;
-    if !is_default || !offline.is_on() {
-        None
-    } else if name == offline.exchange {
-        Some(exchanges::Role::Offline)
-    } else if offline.sources.contains(name) {
-        Some(exchanges::Role::Source)
-    } else {
-        let is_unheard = offline
+    let is_unheard = || {
+        offline
             .sources
             .iter()
-            .any(|source| offline_of(source) == name);
-        is_unheard.then_some(exchanges::Role::Unheard)
+            .any(|source| offline_of(source) == name)
+    };
+    if !is_default {
+        exchanges::Role::Clients
+    } else if Some(name) == app::control_exchange(config) {
+        exchanges::Role::Control
+    } else if config.presence.has_events() && name == &*config.presence.exchange {
+        exchanges::Role::Presence
+    } else if offline.is_on() && name == offline.exchange {
+        exchanges::Role::Offline
+    } else if offline.sources.contains(name) {
+        exchanges::Role::Source
+    } else if is_unheard() {
+        exchanges::Role::Unheard
+    } else {
+        exchanges::Role::Clients
     }
 }
 
@@ -363,7 +360,7 @@ fn permissions(answers: &Queues, config: &Config, account: &str, vhost: &str) ->
              subscribe",
             missing.join(", nor ")
         );
-        let [configure, write, read] = least(config);
+        let [configure, write, read] = least(config, vhost);
         return vec![
             Finding::wrong(question, text)
                 .cure(format!(
@@ -407,9 +404,10 @@ fn own_queues_of_clients(missing: &[&str], account: &str) -> Finding {
     }
 }
 
-/// The least permissions with which clients can listen to all exchanges of the configuration, and
-/// all parts of the gateway work.
-fn least(config: &Config) -> [String; 3] {
+/// The least permissions in a virtual host with which clients can listen to all exchanges of the
+/// configuration, and all parts of the gateway work.
+fn least(config: &Config, vhost: &str) -> [String; 3] {
+    let is_default = vhost == config.broker.default_vhost;
     let control = app::control_exchange(config);
     let escaped = |name: &str| {
         let special = |char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-'));
@@ -422,15 +420,16 @@ fn least(config: &Config) -> [String; 3] {
         })
     };
     let (mut configure, mut write, mut read) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, _) in app::exchanges(config) {
+    for (name, _) in exchanges::configured(config, vhost) {
         if name.starts_with(FEED_QUEUES) {
             // The first pattern has it.
             continue;
         }
-        let is_offline = config.offline.is_on() && *name == *config.offline.exchange;
-        let is_own = Some(&*name) == control
-            || config.presence.has_events() && name == config.presence.exchange
-            || is_offline;
+        let is_offline = is_default && config.offline.is_on() && *name == *config.offline.exchange;
+        let is_control = is_default && Some(&*name) == control;
+        let is_presence =
+            is_default && config.presence.has_events() && name == config.presence.exchange;
+        let is_own = is_control || is_presence || is_offline;
         // Its worker reads that of `[offline]`, by another account.
         let is_read = !is_offline || config.broker.exchanges.contains_key(&name);
         let name = escaped(&name);
@@ -442,7 +441,8 @@ fn least(config: &Config) -> [String; 3] {
             write.push(name);
         }
     }
-    for source in &config.offline.sources {
+    for source in config.offline.sources.iter().filter(|_| is_default) {
+        read.push(escaped(source));
         let kind = config.broker.exchanges.get(source.as_str());
         if kind.is_none_or(|kind| *kind == ExchangeKind::Direct) {
             // It is tried whether a direct one leads to the gateway where nobody is subscribed.
@@ -615,7 +615,7 @@ mod tests {
         let mut config = Config::default();
         config.broker.url = Some("amqp://u:p@host".parse().unwrap());
         config.feed.whole = vec!["my.feed".to_owned()];
-        let [configure, write, read] = least(&config);
+        let [configure, write, read] = least(&config, "/");
         let own = "stentor\\.feed\\..*";
         assert_eq!(
             configure,
@@ -673,11 +673,21 @@ mod tests {
         let own = "stentor\\.feed\\..*";
         let both = "stentor\\.control|stentor\\.journal\\.my\\.news";
         assert_eq!(
-            least(&config),
+            least(&config, "/"),
             [
                 format!("^({own}|offline|{both})$"),
                 format!("^({own}|amq\\.default|jobs|offline|{both})$"),
-                format!("^({own}|my\\.news|{both}|topics)$"),
+                format!("^({own}|jobs|my\\.news|{both}|topics)$"),
+            ]
+        );
+        // What the gateway itself needs is in the default virtual host.
+        let journal = "stentor\\.journal\\.my\\.news";
+        assert_eq!(
+            least(&config, "app"),
+            [
+                format!("^({own}|{journal})$"),
+                format!("^({own}|amq\\.default|{journal})$"),
+                format!("^({own}|my\\.news|{journal}|topics)$"),
             ]
         );
     }

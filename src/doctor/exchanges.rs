@@ -1,8 +1,11 @@
 //! Exchanges that the configuration names: whether they are there, of which type, and what the
 //! gateway's account may do with them.
 
+use std::collections::BTreeMap;
+
 use super::{ask::timed, finding::Finding};
 use crate::{
+    app,
     broker::{
         Binding, BrokerError, ExchangeKind,
         amqp::inspect::{self, Examined, Seen, TrialQueue},
@@ -34,6 +37,16 @@ pub(super) enum Role {
     Unheard,
     /// They are handed on to it, for a worker.
     Offline,
+}
+
+/// The exchanges of the configuration in a virtual host, with their types: what the gateway itself
+/// needs is in the default one alone.
+pub(super) fn configured(config: &Config, vhost: &str) -> BTreeMap<Box<str>, ExchangeKind> {
+    let mut exchanges = app::exchanges(config);
+    if vhost != config.broker.default_vhost {
+        exchanges.retain(|name, _| config.broker.exchanges.contains_key(name));
+    }
+    exchanges
 }
 
 /// RabbitMQ's answers about an exchange.

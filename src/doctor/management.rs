@@ -10,16 +10,13 @@ use serde_json::Value;
 use super::{
     Subject,
     ask::{ask, late},
-    exchanges::named,
+    exchanges::{configured, named},
     finding::Finding,
     journals,
     policies::{self, Policy},
 };
 use crate::{
-    app::{
-        self,
-        foreign::{self, Foreign},
-    },
+    app::foreign::{self, Foreign},
     auth::rabbitmq::{Management, SourceError, Tag},
     broker::{ExchangeKind, journal::stream_of},
     config::Config,
@@ -238,7 +235,7 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
     }
     // Without an answer, those that AMQP does not tell stay unasked.
     if let Ok(exchanges) = &exchanges {
-        findings.push(types(name, &app::exchanges(config), exchanges));
+        findings.push(types(name, &configured(config, name), exchanges));
     }
     let exchanges = exchanges.unwrap_or_default();
     if !config.journal.exchanges.is_empty() {
@@ -414,6 +411,18 @@ mod tests {
             found.cure,
             ["[broker] exchanges = { \"feed\" = \"topic\" }"]
         );
+    }
+
+    /// There it is another application's.
+    #[test]
+    fn types_of_the_gateway_s_own_exchanges_count_in_the_default_virtual_host() {
+        let mut config = Config::default();
+        config.broker.url = Some("amqp://u:p@host".parse().unwrap());
+        config.offline.sources = ["feed".to_owned()].into();
+        let there = [json!({"name": "offline", "type": "direct"})];
+        let mark = |vhost| types(vhost, &configured(&config, vhost), &there).mark;
+        assert_eq!(mark("/"), Mark::Wrong);
+        assert_eq!(mark("app"), Mark::Right);
     }
 
     #[test]
