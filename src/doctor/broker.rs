@@ -6,7 +6,7 @@ use super::{
     Subject,
     args::{Doctor, pairs},
     ask::{PATIENCE, ask, late, timed},
-    exchanges::{self, Exchange},
+    exchanges::{self, Exchange, Role},
     finding::Finding,
     journals, management,
 };
@@ -19,7 +19,7 @@ use crate::{
             inspect::{Examined, Product, Writable},
         },
         journal::stream_of,
-        offline_of, own_queues,
+        own_queues,
     },
     causes::NO_TLS,
     config::Config,
@@ -212,11 +212,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
 /// The exchanges that the configuration and the arguments name.
 fn wanted(config: &Config, vhost: &str, task: &Doctor) -> Vec<Exchange> {
     let is_default = vhost == config.broker.default_vhost;
-    let mut wanted: Vec<Exchange> = Vec::new();
-    for (name, kind) in exchanges::configured(config, vhost) {
-        let (kind, role) = (Some(kind), role(config, is_default, &name));
-        wanted.push(Exchange { name, kind, role });
-    }
+    let mut wanted = exchanges::configured(config, vhost);
     let asked = task.vhost.as_deref();
     if asked.map_or(is_default, |asked| asked == vhost) {
         for (name, _) in pairs(&task.may_read).chain(pairs(&task.may_write)) {
@@ -224,38 +220,12 @@ fn wanted(config: &Config, vhost: &str, task: &Doctor) -> Vec<Exchange> {
                 wanted.push(Exchange {
                     name: name.into(),
                     kind: None,
-                    role: exchanges::Role::Clients,
+                    role: Role::Clients,
                 });
             }
         }
     }
     wanted
-}
-
-/// The use of an exchange. The gateway itself uses those of the default virtual host.
-fn role(config: &Config, is_default: bool, name: &str) -> exchanges::Role {
-    let offline = &config.offline;
-    let is_unheard = || {
-        offline
-            .sources
-            .iter()
-            .any(|source| offline_of(source) == name)
-    };
-    if !is_default {
-        exchanges::Role::Clients
-    } else if Some(name) == app::control_exchange(config) {
-        exchanges::Role::Control
-    } else if config.presence.has_events() && name == &*config.presence.exchange {
-        exchanges::Role::Presence
-    } else if offline.is_on() && name == offline.exchange {
-        exchanges::Role::Offline
-    } else if offline.sources.contains(name) {
-        exchanges::Role::Source
-    } else if is_unheard() {
-        exchanges::Role::Unheard
-    } else {
-        exchanges::Role::Clients
-    }
 }
 
 /// The answers about queues.
@@ -408,7 +378,6 @@ fn own_queues_of_clients(missing: &[&str], account: &str) -> Finding {
 /// configuration, and all parts of the gateway work.
 fn least(config: &Config, vhost: &str) -> [String; 3] {
     let is_default = vhost == config.broker.default_vhost;
-    let control = app::control_exchange(config);
     let escaped = |name: &str| {
         let special = |char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-'));
         name.chars().fold(String::new(), |mut text, char| {
@@ -420,18 +389,14 @@ fn least(config: &Config, vhost: &str) -> [String; 3] {
         })
     };
     let (mut configure, mut write, mut read) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, _) in exchanges::configured(config, vhost) {
+    for Exchange { name, role, .. } in exchanges::configured(config, vhost) {
         if name.starts_with(FEED_QUEUES) {
             // The first pattern has it.
             continue;
         }
-        let is_offline = is_default && config.offline.is_on() && *name == *config.offline.exchange;
-        let is_control = is_default && Some(&*name) == control;
-        let is_presence =
-            is_default && config.presence.has_events() && name == config.presence.exchange;
-        let is_own = is_control || is_presence || is_offline;
+        let is_own = matches!(role, Role::Control | Role::Presence | Role::Offline);
         // Its worker reads that of `[offline]`, by another account.
-        let is_read = !is_offline || config.broker.exchanges.contains_key(&name);
+        let is_read = role != Role::Offline || config.broker.exchanges.contains_key(&name);
         let name = escaped(&name);
         if is_read {
             read.push(name.clone());
@@ -633,7 +598,6 @@ mod tests {
 
     #[test]
     fn the_gateway_s_own_exchanges_are_wanted_in_the_default_virtual_host() {
-        use exchanges::Role;
         let mut config = Config::default();
         config.broker.url = Some("amqp://u:p@host".parse().unwrap());
         config.broker.exchanges = ["feed", "jobs"]

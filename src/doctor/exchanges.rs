@@ -1,14 +1,13 @@
 //! Exchanges that the configuration names: whether they are there, of which type, and what the
 //! gateway's account may do with them.
 
-use std::collections::BTreeMap;
-
 use super::{ask::timed, finding::Finding};
 use crate::{
     app,
     broker::{
         Binding, BrokerError, ExchangeKind,
         amqp::inspect::{self, Examined, Seen, TrialQueue},
+        offline_of,
     },
     config::Config,
 };
@@ -39,14 +38,42 @@ pub(super) enum Role {
     Offline,
 }
 
-/// The exchanges of the configuration in a virtual host, with their types: what the gateway itself
-/// needs is in the default one alone.
-pub(super) fn configured(config: &Config, vhost: &str) -> BTreeMap<Box<str>, ExchangeKind> {
-    let mut exchanges = app::exchanges(config);
-    if vhost != config.broker.default_vhost {
-        exchanges.retain(|name, _| config.broker.exchanges.contains_key(name));
+/// The exchanges of the configuration in a virtual host: what the gateway itself needs is in the
+/// default one alone.
+pub(super) fn configured(config: &Config, vhost: &str) -> Vec<Exchange> {
+    let is_default = vhost == config.broker.default_vhost;
+    let named = app::exchanges(config).into_iter();
+    let named = named.filter(|(name, _)| is_default || config.broker.exchanges.contains_key(name));
+    let named = named.map(|(name, kind)| Exchange {
+        role: role(config, is_default, &name),
+        kind: Some(kind),
+        name,
+    });
+    named.collect()
+}
+
+/// The use of an exchange.
+fn role(config: &Config, is_default: bool, name: &str) -> Role {
+    let offline = &config.offline;
+    let is_unheard = || {
+        let mut sources = offline.sources.iter();
+        sources.any(|source| offline_of(source) == name)
+    };
+    if !is_default {
+        Role::Clients
+    } else if Some(name) == app::control_exchange(config) {
+        Role::Control
+    } else if config.presence.has_events() && name == &*config.presence.exchange {
+        Role::Presence
+    } else if offline.is_on() && name == offline.exchange {
+        Role::Offline
+    } else if offline.sources.contains(name) {
+        Role::Source
+    } else if is_unheard() {
+        Role::Unheard
+    } else {
+        Role::Clients
     }
-    exchanges
 }
 
 /// RabbitMQ's answers about an exchange.
@@ -203,7 +230,7 @@ fn of_another_type(
     kind: ExchangeKind,
     there: ExchangeKind,
 ) -> Finding {
-    let Exchange { name, role, .. } = wanted;
+    let Exchange { role, .. } = wanted;
     let outcome = match role {
         Role::Unheard | Role::Offline => "nothing is handed on for those who are away",
         _ => "clients that want it get ERROR precondition_failed",
@@ -213,23 +240,23 @@ fn of_another_type(
         named(there),
         named(kind)
     );
-    let found = Finding::wrong("broker.exchange", text);
+    Finding::wrong("broker.exchange", text).cure(retyped(wanted, there))
+}
+
+/// The line that is right where the exchange is of this other type.
+pub(super) fn retyped(wanted: &Exchange, there: ExchangeKind) -> String {
+    let Exchange { name, role, .. } = wanted;
     match (role, there) {
-        (Role::Control, _) => found.cure("[control] exchange = \"stentor.commands\""),
-        (Role::Presence, _) => found.cure("[presence] exchange = \"stentor.presence\""),
-        (Role::Unheard, _) => {
-            found.cure(format!("delete exchange {name}: the gateway makes it anew"))
-        }
-        (Role::Offline, ExchangeKind::Other) => {
-            found.cure("[offline] exchange = \"offline\"   (a topic exchange)")
-        }
+        (Role::Control, _) => "[control] exchange = \"stentor.commands\"".to_owned(),
+        (Role::Presence, _) => "[presence] exchange = \"stentor.presence\"".to_owned(),
+        (Role::Offline, _) => "[offline] exchange = \"stentor.offline\"".to_owned(),
+        (Role::Unheard, _) => format!("delete exchange {name}: the gateway makes it anew"),
         (Role::Clients | Role::Source, ExchangeKind::Other) => {
-            found.cure(format!("[broker] exchanges: leave {name} out"))
+            format!("[broker] exchanges: leave {name} out")
         }
-        (Role::Clients | Role::Source | Role::Offline, there) => found.cure(format!(
-            "[broker] exchanges = {{ {name:?} = {:?} }}",
-            named(there)
-        )),
+        (Role::Clients | Role::Source, there) => {
+            format!("[broker] exchanges = {{ {name:?} = {:?} }}", named(there))
+        }
     }
 }
 
@@ -455,6 +482,26 @@ mod tests {
         assert_eq!(marks(&right), [Mark::Right]);
         let unknown = judge(&feed(Role::Clients), "/", &there(None));
         assert_eq!(marks(&unknown), [Mark::Right, Mark::Unasked]);
+    }
+
+    /// A name that is taken cures nothing.
+    #[test]
+    fn an_exchange_of_another_type_has_another_name_as_its_cure() {
+        for (role, name) in [
+            (Role::Control, "stentor.control"),
+            (Role::Presence, "presence"),
+            (Role::Offline, "offline"),
+        ] {
+            let wanted = Exchange {
+                name: name.into(),
+                kind: Some(ExchangeKind::Topic),
+                role,
+            };
+            let found = judge(&wanted, "/", &there(Some(ExchangeKind::Direct)));
+            assert_eq!(marks(&found), [Mark::Wrong]);
+            let own = format!("exchange = {name:?}");
+            assert!(!found[0].cure[0].contains(&own), "{found:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What AMQP cannot tell: RabbitMQ's management plug-in is asked, or the command is told that asks.
 
-use std::{collections::BTreeMap, hash::RandomState};
+use std::hash::RandomState;
 
 use futures_util::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     Subject,
     ask::{ask, late},
-    exchanges::{configured, named},
+    exchanges::{Exchange, configured, named, retyped},
     finding::Finding,
     journals,
     policies::{self, Policy},
@@ -274,7 +274,7 @@ async fn journals(
 }
 
 /// Whether the exchanges that are there have the types of the configuration.
-fn types(vhost: &str, wanted: &BTreeMap<Box<str>, ExchangeKind>, exchanges: &[Value]) -> Finding {
+fn types(vhost: &str, wanted: &[Exchange], exchanges: &[Value]) -> Finding {
     let question = "management.types";
     let mut wrong = Vec::new();
     let mut cures = Vec::new();
@@ -283,15 +283,18 @@ fn types(vhost: &str, wanted: &BTreeMap<Box<str>, ExchangeKind>, exchanges: &[Va
         let (Some(name), Some(there)) = (text("name"), text("type")) else {
             continue;
         };
-        let Some(kind) = wanted.get(name) else {
+        let Some(wanted) = wanted.iter().find(|wanted| &*wanted.name == name) else {
             continue;
         };
-        let kind = named(*kind);
+        let Some(kind) = wanted.kind.map(named) else {
+            continue;
+        };
         if there != kind {
             wrong.push(format!(
                 "{name} is a {there} exchange, and has to be a {kind} one"
             ));
-            cures.push(format!("[broker] exchanges = {{ {name:?} = {there:?} }}"));
+            let there = ExchangeKind::try_from(there.to_owned()).unwrap_or(ExchangeKind::Other);
+            cures.push(retyped(wanted, there));
         }
     }
     if wrong.is_empty() {
@@ -378,7 +381,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::doctor::finding::Mark;
+    use crate::doctor::{exchanges::Role, finding::Mark};
 
     #[test]
     fn bindings_of_others_are_named() {
@@ -397,7 +400,11 @@ mod tests {
 
     #[test]
     fn types_are_compared_with_the_configuration() {
-        let wanted = BTreeMap::from([("feed".into(), ExchangeKind::Direct)]);
+        let wanted = [Exchange {
+            name: "feed".into(),
+            kind: Some(ExchangeKind::Direct),
+            role: Role::Clients,
+        }];
         let there = |kind: &str| {
             [
                 json!({"name": "", "type": "direct"}),
@@ -420,9 +427,12 @@ mod tests {
         config.broker.url = Some("amqp://u:p@host".parse().unwrap());
         config.offline.sources = ["feed".to_owned()].into();
         let there = [json!({"name": "offline", "type": "direct"})];
-        let mark = |vhost| types(vhost, &configured(&config, vhost), &there).mark;
-        assert_eq!(mark("/"), Mark::Wrong);
-        assert_eq!(mark("app"), Mark::Right);
+        let judged = |vhost| types(vhost, &configured(&config, vhost), &there);
+        let found = judged("/");
+        assert_eq!(found.mark, Mark::Wrong);
+        // It stays a topic exchange.
+        assert_eq!(found.cure, ["[offline] exchange = \"stentor.offline\""]);
+        assert_eq!(judged("app").mark, Mark::Right);
     }
 
     #[test]
