@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::{
     api::KeyFailure,
     causes::{of_request, with_causes},
+    tap::printable,
 };
 
 /// How long an answer to a question may take.
@@ -285,11 +286,12 @@ impl Client {
             };
         };
         let mut words = match field {
-            Some(field) => format!("{field}: {error}"),
-            None => error,
+            Some(field) => format!("{}: {}", printable(&field), in_lines(&error)),
+            None => in_lines(&error),
         };
         for failed in failed.iter().take(SHOWN) {
-            words.push_str(&format!("\n  {:?}: {}", failed.key, failed.detail));
+            let (key, detail) = (&failed.key, printable(&failed.detail));
+            words.push_str(&format!("\n  {key:?}: {detail}"));
         }
         if failed.len() > SHOWN {
             words.push_str("\n  …");
@@ -313,7 +315,7 @@ impl Client {
     pub(super) fn parse<T: DeserializeOwned>(&self, answer: &str) -> Result<T, ClientError> {
         serde_json::from_str(answer).map_err(|error| ClientError::NotStentor {
             url: self.shown(),
-            cause: error.to_string(),
+            cause: printable(&error.to_string()),
         })
     }
 
@@ -327,6 +329,13 @@ impl Client {
             port.unwrap_or_default()
         )
     }
+}
+
+/// The gateway's words, fit for a terminal: names of clients and RabbitMQ's words are among them.
+/// Their line breaks stay.
+fn in_lines(words: &str) -> String {
+    let lines: Vec<_> = words.lines().map(printable).collect();
+    lines.join("\n")
 }
 
 /// What follows from an action that nobody answered for.
@@ -354,7 +363,24 @@ mod tests {
     use tokio::{io::AsyncReadExt, net::TcpListener};
 
     use super::*;
-    use crate::ctl::Error;
+    use crate::{ctl::Error, tap::is_unsafe};
+
+    #[test]
+    fn words_of_others_do_not_steer_the_terminal() {
+        let client = Client::new("http://127.0.0.1:1", None).unwrap();
+        let bad = "feed\u{1b}[2J\u{202e}";
+        let failed = serde_json::json!([{"key": bad, "reason": "refused", "detail": bad}]);
+        for answer in [
+            serde_json::json!({"error": bad}),
+            serde_json::json!({"error": bad, "field": bad}),
+            serde_json::json!({"error": "not published", "failed": failed}),
+        ] {
+            let error = client.failure(StatusCode::BAD_REQUEST, answer.to_string());
+            let words = error.to_string();
+            let is_bad = |character: char| character != '\n' && is_unsafe(character);
+            assert!(!words.contains(is_bad), "{words:?}");
+        }
+    }
 
     /// Whoever believes that it was not done publishes it twice.
     #[tokio::test]

@@ -116,8 +116,10 @@ pub(super) async fn follow(client: &Client, task: &Tail, is_coloured: bool) -> R
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty())
         {
-            let line: TailLine = serde_json::from_slice(line)
-                .map_err(|error| ended(format!("a line of it is not as expected: {error}")))?;
+            let line: TailLine = serde_json::from_slice(line).map_err(|error| {
+                let why = printable(&error.to_string());
+                ended(format!("a line of it is not as expected: {why}"))
+            })?;
             match task.json {
                 true => text.extend([&*to_line(&line), "\n"]),
                 false => show(&mut text, &line, Style { is_coloured }),

@@ -54,6 +54,7 @@ use crate::{
     causes::unreadable,
     config::{Config, Sources},
     secret_url::SecretUrl,
+    tap::printable_json,
 };
 
 /// Nothing can be asked.
@@ -162,7 +163,7 @@ pub fn print(report: &Report, is_json: bool, is_coloured: bool) -> Result<String
         return Ok(show::show(report, is_coloured));
     }
     let text = serde_json::to_string_pretty(report);
-    text.map(|text| format!("{text}\n"))
+    text.map(|text| format!("{}\n", printable_json(text)))
         .map_err(|error| Error::Argument(error.to_string()))
 }
 
@@ -228,7 +229,23 @@ fn management_url(task: &Doctor) -> Result<Option<SecretUrl>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::tap::is_unsafe;
+
+    /// Bindings of others are among the answers, and the words of servers.
+    #[test]
+    fn words_of_others_do_not_steer_the_terminal() {
+        let bad = "user_\u{1b}[2J → \u{202e}audit";
+        let findings = vec![Finding::wrong("management.bindings", bad).cure(bad)];
+        let report = Report::new(bad.to_owned(), findings, Duration::ZERO);
+        for is_json in [false, true] {
+            let text = print(&report, is_json, false).unwrap();
+            let is_bad = |character: char| character != '\n' && is_unsafe(character);
+            assert!(!text.contains(is_bad), "{text:?}");
+        }
+    }
 
     #[test]
     fn virtual_hosts_are_examined_once_each() {

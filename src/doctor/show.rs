@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::finding::{Counts, Finding, Mark, Report};
+use crate::tap::printable;
 
 /// Columns of an answer, after four for its sign, and of its time: 80 in all, which a narrow terminal
 /// has.
@@ -25,7 +26,7 @@ const PARTS: &[(&str, &str)] = &[
 /// The report as text.
 pub(super) fn show(report: &Report, is_coloured: bool) -> String {
     let paint = Paint(is_coloured);
-    let mut text = format!("stentor doctor: {}\n", report.configuration);
+    let mut text = format!("stentor doctor: {}\n", printable(&report.configuration));
     for (part, title) in PARTS {
         let mut findings = report.findings.iter().filter(|found| found.part() == *part);
         let Some(first) = findings.next() else {
@@ -82,25 +83,27 @@ fn show_finding(text: &mut String, found: &Finding, paint: Paint) {
     for (index, line) in found.cure.iter().enumerate() {
         let begin = if index == 0 { verb } else { "" };
         // Whole, so that it can be copied.
-        let _ = writeln!(text, "      {begin:5} {line}");
+        let _ = writeln!(text, "      {begin:5} {}", printable(line));
     }
 }
 
-/// A text in lines of at most so many characters; a longer word has a line of its own.
+/// A text in lines of at most so many characters; a longer word has a line of its own. Names of others
+/// and the words of servers, which are among them, do not steer the terminal.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         let Some(line) = lines.last_mut() else {
             break;
         };
+        let word = printable(word);
         let length = line.chars().count().saturating_add(word.chars().count());
         if line.is_empty() {
-            line.push_str(word);
+            line.push_str(&word);
         } else if length < width {
             line.push(' ');
-            line.push_str(word);
+            line.push_str(&word);
         } else {
-            lines.push(word.to_owned());
+            lines.push(word);
         }
     }
     lines
