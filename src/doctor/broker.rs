@@ -407,7 +407,6 @@ fn least(config: &Config, vhost: &str) -> [String; 3] {
         }
     }
     for source in config.offline.sources.iter().filter(|_| is_default) {
-        read.push(escaped(source));
         let kind = config.broker.exchanges.get(source.as_str());
         if kind.is_none_or(|kind| *kind == ExchangeKind::Direct) {
             // It is tried whether a direct one leads to the gateway where nobody is subscribed.
@@ -603,7 +602,8 @@ mod tests {
         config.broker.exchanges = ["feed", "jobs"]
             .map(|name| (Box::<str>::from(name), ExchangeKind::Direct))
             .into();
-        config.offline.sources = ["feed".to_owned()].into();
+        config.offline.sources = ["away", "feed"].map(str::to_owned).into();
+        config.journal.exchanges = ["news".to_owned()].into();
         let roles = |vhost| {
             let wanted = wanted(&config, vhost, &Doctor::default());
             let roles = wanted
@@ -620,10 +620,18 @@ mod tests {
             ("jobs", Role::Clients),
             ("offline", Role::Offline),
             ("stentor.control", Role::Control),
+            ("stentor.feed.offline.away", Role::Unheard),
             ("stentor.feed.offline.feed", Role::Unheard),
+            // The configuration does not say their types.
+            ("away", Role::Source),
+            ("news", Role::Journal),
         ];
         assert_eq!(roles("/"), named(&here));
-        let elsewhere = [("feed", Role::Clients), ("jobs", Role::Clients)];
+        let elsewhere = [
+            ("feed", Role::Clients),
+            ("jobs", Role::Clients),
+            ("news", Role::Journal),
+        ];
         assert_eq!(roles("app"), named(&elsewhere));
     }
 

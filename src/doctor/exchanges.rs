@@ -32,6 +32,10 @@ pub(super) enum Role {
     Clients,
     /// As [`Role::Clients`]: messages to which nobody is subscribed are to come from it.
     Source,
+    /// As [`Role::Clients`]: it has a journal.
+    Journal,
+    /// As [`Role::Clients`]: it is read whole.
+    Whole,
     /// Messages to which nobody is subscribed come to it first.
     Unheard,
     /// They are handed on to it, for a worker.
@@ -42,37 +46,58 @@ pub(super) enum Role {
 /// default one alone.
 pub(super) fn configured(config: &Config, vhost: &str) -> Vec<Exchange> {
     let is_default = vhost == config.broker.default_vhost;
-    let named = app::exchanges(config).into_iter();
-    let named = named.filter(|(name, _)| is_default || config.broker.exchanges.contains_key(name));
-    let named = named.map(|(name, kind)| Exchange {
+    let exchange = |name: Box<str>, kind| Exchange {
         role: role(config, is_default, &name),
-        kind: Some(kind),
+        kind,
         name,
-    });
-    named.collect()
+    };
+    let mut configured: Vec<_> = app::exchanges(config)
+        .into_iter()
+        .filter(|(name, _)| is_default || config.broker.exchanges.contains_key(name))
+        .map(|(name, kind)| exchange(name, Some(kind)))
+        .collect();
+    let sources = config.offline.sources.iter().filter(|_| is_default);
+    let journals = config.journal.exchanges.iter();
+    let whole = config.feed.whole.iter();
+    let whole = whole.filter(|name| config.feed.reads_whole(name));
+    for name in sources.chain(journals).chain(whole) {
+        if !configured.iter().any(|known| *known.name == **name) {
+            configured.push(exchange(name.as_str().into(), None));
+        }
+    }
+    configured
 }
 
 /// The use of an exchange.
 fn role(config: &Config, is_default: bool, name: &str) -> Role {
-    let offline = &config.offline;
-    let is_unheard = || {
-        let mut sources = offline.sources.iter();
-        sources.any(|source| offline_of(source) == name)
+    let own = own_role(config, name).filter(|_| is_default);
+    let of_clients = || {
+        if config.feed.reads_whole(name) {
+            Role::Whole
+        } else if config.journal.has(name) {
+            Role::Journal
+        } else if is_default && config.offline.sources.contains(name) {
+            Role::Source
+        } else {
+            Role::Clients
+        }
     };
-    if !is_default {
-        Role::Clients
-    } else if Some(name) == app::control_exchange(config) {
-        Role::Control
+    own.unwrap_or_else(of_clients)
+}
+
+/// The use of an exchange by the gateway itself, in the default virtual host.
+fn own_role(config: &Config, name: &str) -> Option<Role> {
+    let offline = &config.offline;
+    if Some(name) == app::control_exchange(config) {
+        Some(Role::Control)
     } else if config.presence.has_events() && name == &*config.presence.exchange {
-        Role::Presence
+        Some(Role::Presence)
     } else if offline.is_on() && name == offline.exchange {
-        Role::Offline
-    } else if offline.sources.contains(name) {
-        Role::Source
-    } else if is_unheard() {
-        Role::Unheard
+        Some(Role::Offline)
     } else {
-        Role::Clients
+        let mut sources = offline.sources.iter();
+        let is_unheard = sources.any(|source| offline_of(source) == name);
+        is_unheard.then_some(Role::Unheard)
     }
 }
 
@@ -153,6 +178,9 @@ fn judge(wanted: &Exchange, vhost: &str, answers: &Answers) -> Vec<Finding> {
                 return vec![of_another_type(wanted, &what, *kind, *there)];
             }
             let mut findings = rights(wanted, &what, *there, answers);
+            if kind.is_none() && there.is_none() {
+                findings.extend(untyped(wanted, vhost, &what));
+            }
             if there.is_none() && kind.is_some() {
                 let text = format!(
                     "{what}: RabbitMQ does not tell its type to an account that may not configure \
@@ -172,7 +200,7 @@ fn said(role: Role) -> &'static str {
     match role {
         Role::Control => " (commands between nodes)",
         Role::Presence => " (presence events)",
-        Role::Clients | Role::Source => "",
+        Role::Clients | Role::Source | Role::Journal | Role::Whole => "",
         Role::Unheard => " (messages to which nobody is subscribed)",
         Role::Offline => " (messages for those who are away)",
     }
@@ -183,7 +211,11 @@ fn missing(wanted: &Exchange, vhost: &str, what: &str, answers: &Answers) -> Fin
     let question = "broker.exchange";
     let Some(kind) = kind else {
         let text = format!("{what} is not there: clients that want it get ERROR not_found");
-        return Finding::wrong(question, text).cure(declare(vhost, name, ExchangeKind::Topic));
+        let kind = match role {
+            Role::Whole => ExchangeKind::Direct,
+            _ => ExchangeKind::Topic,
+        };
+        return Finding::wrong(question, text).cure(declare(vhost, name, kind));
     };
     match (&answers.make, role) {
         (Ok(()), _) => {
@@ -224,6 +256,38 @@ pub(super) fn named(kind: ExchangeKind) -> &'static str {
     }
 }
 
+/// An exchange whose type nobody tells the gateway, if that does harm.
+fn untyped(wanted: &Exchange, vhost: &str, what: &str) -> Option<Finding> {
+    let Exchange { name, role, .. } = wanted;
+    let outcome = match role {
+        Role::Journal => "as it has a journal, its subscribers are refused".to_owned(),
+        Role::Whole => {
+            let [all, _] = inspect::beside(name);
+            format!(
+                "it is not read whole, but by queues of its subscribers' own, which keep their keys \
+                 from {all}"
+            )
+        }
+        Role::Source => "each of its subscribers needs a queue of its own".to_owned(),
+        _ => return None,
+    };
+    let text = format!(
+        "{what}: RabbitMQ does not tell its type to an account that may not configure it, and \
+         [broker] exchanges does not say it: {outcome}"
+    );
+    let found = match role {
+        Role::Source => Finding::doubtful("broker.exchange", text),
+        _ => Finding::wrong("broker.exchange", text),
+    };
+    Some(found.cure(format!(
+        "[broker] exchanges = {{ {name:?} = \"TYPE\" }}   (rabbitmqctl list_exchanges -p {vhost} name \
+         type)"
+    )))
+}
+
+/// The queues of feeds cannot be declared and bound.
+const NO_FEED: &str = "nobody can subscribe to the exchange that it is for";
+
 fn of_another_type(
     wanted: &Exchange,
     what: &str,
@@ -232,7 +296,8 @@ fn of_another_type(
 ) -> Finding {
     let Exchange { role, .. } = wanted;
     let outcome = match role {
-        Role::Unheard | Role::Offline => "nothing is handed on for those who are away",
+        Role::Offline => "nothing is handed on for those who are away",
+        Role::Unheard => NO_FEED,
         _ => "clients that want it get ERROR precondition_failed",
     };
     let text = format!(
@@ -251,10 +316,10 @@ pub(super) fn retyped(wanted: &Exchange, there: ExchangeKind) -> String {
         (Role::Presence, _) => "[presence] exchange = \"stentor.presence\"".to_owned(),
         (Role::Offline, _) => "[offline] exchange = \"stentor.offline\"".to_owned(),
         (Role::Unheard, _) => format!("delete exchange {name}: the gateway makes it anew"),
-        (Role::Clients | Role::Source, ExchangeKind::Other) => {
+        (Role::Clients | Role::Source | Role::Journal | Role::Whole, ExchangeKind::Other) => {
             format!("[broker] exchanges: leave {name} out")
         }
-        (Role::Clients | Role::Source, there) => {
+        (Role::Clients | Role::Source | Role::Journal | Role::Whole, there) => {
             format!("[broker] exchanges = {{ {name:?} = {:?} }}", named(there))
         }
     }
@@ -308,11 +373,13 @@ fn rights(
         }
         (Role::Unheard, ..) => {
             let verb = if reads { "write" } else { "read" };
-            let text = format!(
-                "{what}: the account may not {verb} it, so nothing is handed on for those who are \
-                 away"
-            );
+            let text = format!("{what}: the account may not {verb} it, so {NO_FEED}");
             Finding::wrong(question, text).cure(grant(verb))
+        }
+        (Role::Source | Role::Journal, false, _) => {
+            let text =
+                format!("{what}: the account may not read it, so nobody can subscribe to it");
+            Finding::wrong(question, text).cure(grant("read"))
         }
         (Role::Source, true, false) if is_direct => {
             let text = format!(
@@ -529,6 +596,51 @@ mod tests {
         assert_eq!(with(Role::Unheard, true, false), Mark::Wrong);
         assert_eq!(with(Role::Unheard, false, true), Mark::Wrong);
         assert_eq!(with(Role::Source, true, false), Mark::Doubtful);
+        // Their queues cannot be bound.
+        assert_eq!(with(Role::Source, false, true), Mark::Wrong);
+        assert_eq!(with(Role::Journal, false, true), Mark::Wrong);
+        // Those of an exchange that is read whole are bound beside it.
+        assert_eq!(with(Role::Whole, false, true), Mark::Doubtful);
+    }
+
+    /// Its queues are dead letters' too, so that feeds depend on it.
+    #[test]
+    fn an_exchange_for_the_unheard_that_cannot_be_used_leaves_nobody_subscribed() {
+        let unread = Answers {
+            read: refused(),
+            ..there(Some(ExchangeKind::Direct))
+        };
+        for answers in [unread, there(Some(ExchangeKind::Topic))] {
+            let found = &judge(&feed(Role::Unheard), "/", &answers)[0];
+            assert_eq!(found.mark, Mark::Wrong);
+            assert!(found.text.contains("nobody can subscribe"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_that_nobody_tells_is_the_configuration_s_to_say() {
+        for (role, expected) in [
+            (Role::Journal, Some(Mark::Wrong)),
+            (Role::Whole, Some(Mark::Wrong)),
+            (Role::Source, Some(Mark::Doubtful)),
+            // A client that only sends there needs none.
+            (Role::Clients, None),
+        ] {
+            let wanted = Exchange {
+                kind: None,
+                ..feed(role)
+            };
+            let found = judge(&wanted, "/", &there(None));
+            let untyped = found.get(1);
+            assert_eq!(untyped.map(|found| found.mark), expected, "{role:?}");
+            if let Some(untyped) = untyped {
+                let cure = "[broker] exchanges = { \"feed\" = ";
+                assert!(untyped.cure[0].starts_with(cure), "{untyped:?}");
+            }
+            // One that the account may configure tells it.
+            let found = judge(&wanted, "/", &there(Some(ExchangeKind::Topic)));
+            assert_eq!(marks(&found), [Mark::Right]);
+        }
     }
 
     #[test]

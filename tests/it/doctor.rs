@@ -951,6 +951,13 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
         .await;
     let report = by_account.is_sound().await;
     report.found("broker.whole", "right", "leads to its alternate exchange");
+    // Such an account is not told the type.
+    let mut unsaid = by_account.clone();
+    unsaid.variables.remove("STENTOR__BROKER__EXCHANGES");
+    let found = unsaid
+        .is_wrong("broker.exchange", "it is not read whole")
+        .await;
+    assert!(found.cure[0].starts_with("[broker] exchanges = { \"feed\" = "));
 
     let options = QueueDeclareOptions {
         durable: true,
@@ -977,8 +984,10 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
 #[tokio::test]
 async fn a_journal_that_is_there_missing_or_declared_otherwise() {
     let (vhost, hook) = (RabbitMq::shared().await.vhost().await, Hook::start().await);
-    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
     let setup = Setup::new(&vhost, &hook).set("journal.exchanges", FEED);
+    let words = "exchange feed is not there";
+    setup.is_wrong("broker.exchange", words).await;
+    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
     let report = setup.is_sound().await;
     report.found("broker.journal", "right", "is not there yet");
     report.found(
@@ -1013,6 +1022,16 @@ async fn a_journal_that_is_there_missing_or_declared_otherwise() {
         let found = by_account.is_wrong("broker.journal", words).await;
         assert!(found.cure[0].contains("configure, write and read stentor.journal.feed"));
     }
+    // The stream is bound to its exchange.
+    let stream = "^(stentor\\.(feed\\.|journal\\.|control$)|amq\\.default$)";
+    api.allow(vhost.name(), &account, [all, all, stream]).await;
+    let words = "may not read it, so nobody can subscribe";
+    by_account.is_wrong("broker.exchange", words).await;
+    // A type that the account is not told is nobody's.
+    api.allow(vhost.name(), &account, ["^stentor\\.", all, all])
+        .await;
+    let words = "its subscribers are refused";
+    by_account.is_wrong("broker.exchange", words).await;
     api.allow(vhost.name(), &account, [all; 3]).await;
     let report = by_account.is_sound().await;
     report.found("broker.journal", "right", "is as [journal] says");
