@@ -424,8 +424,12 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
                     }
                 }
             }
-            if beside == Beside::There && seen != Seen::Missing {
-                beside = Beside::Tried(examined.leads_beside(exchange).await);
+            if beside == Beside::There {
+                let tried = match seen {
+                    Seen::Missing => may_use_beside(examined, exchange).await,
+                    Seen::There(_) => examined.leads_beside(exchange).await,
+                };
+                beside = Beside::Tried(tried);
             }
             Ok::<_, BrokerError>((seen, beside))
         })
@@ -434,6 +438,19 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
         findings.push(found.took(time));
     }
     findings
+}
+
+/// Whether the account may use the exchanges beside one that is not there itself.
+async fn may_use_beside(examined: &Examined, exchange: &str) -> Result<(), BrokerError> {
+    let queue = examined.declare(crate::broker::FEED_QUEUES).await;
+    for name in inspect::beside(exchange) {
+        // What is wrong with queues is told elsewhere.
+        if let Ok(queue) = &queue {
+            may_read(examined, queue, &name).await?;
+        }
+        examined.may_write(&name).await?;
+    }
+    Ok(())
 }
 
 /// The exchange, and those beside it.
@@ -447,13 +464,21 @@ enum Beside {
     Missing,
     /// This one is missing, and the account may not make it.
     NotOurs(String),
-    /// They are there: whether the exchange leads to them.
+    /// They are there: whether the exchange leads to them, or, if it is not there, whether the account
+    /// may use them.
     Tried(Result<(), BrokerError>),
 }
 
 fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>) -> Finding {
     let question = "broker.whole";
     let cure = inspect::policy_command(vhost, exchange);
+    let grant = || {
+        let [all, keys] = inspect::beside(exchange);
+        format!(
+            "give the account permission to configure, write and read {all} and {keys}, and to write \
+             and read {exchange}, in virtual host {vhost} (set_permissions)"
+        )
+    };
     match answers {
         Err(error) => Finding::wrong(question, format!("exchange {exchange}: {error}")),
         Ok((Seen::There(Some(kind)), _)) if kind != ExchangeKind::Direct => Finding::right(
@@ -468,16 +493,22 @@ fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>)
                 "exchange {exchange} (feed.whole): {name} is not there, and the account may not make \
                  it: subscribers are refused"
             );
-            let [all, keys] = inspect::beside(exchange);
-            Finding::wrong(question, text).cure(format!(
-                "give the account permission to configure, write and read {all} and {keys} in \
-                 virtual host {vhost} (set_permissions)"
-            ))
+            Finding::wrong(question, text).cure(grant())
         }
-        Ok((Seen::Missing, _)) => Finding::right(
-            question,
-            format!("exchange {exchange} (feed.whole) is not there yet"),
-        ),
+        // RabbitMQ 4.3 tells an account without any right to them that they are there.
+        Ok((_, Beside::Tried(Err(BrokerError::AccessRefused(words))))) => {
+            let text = format!(
+                "exchange {exchange} (feed.whole) cannot be read whole, so subscribers are refused: \
+                 {words}"
+            );
+            Finding::wrong(question, text).cure(grant())
+        }
+        Ok((Seen::Missing, Beside::There | Beside::Missing | Beside::Tried(Ok(())))) => {
+            Finding::right(
+                question,
+                format!("exchange {exchange} (feed.whole) is not there yet"),
+            )
+        }
         Ok((_, Beside::Tried(Ok(())))) => Finding::right(
             question,
             format!("exchange {exchange} leads to its alternate exchange"),
@@ -685,12 +716,21 @@ mod tests {
         );
         for seen in [direct(), Seen::Missing] {
             let not_ours = Beside::NotOurs("feed.keys".to_owned());
-            let found = judge_whole("/", "feed", Ok((seen, not_ours)));
+            let found = judge_whole("/", "feed", Ok((seen.clone(), not_ours)));
+            assert_eq!(found.mark, Mark::Wrong, "{found:?}");
+            assert!(
+                found.cure[0].contains("feed.all and feed.keys"),
+                "{found:?}"
+            );
+            let tried = Beside::Tried(refused());
+            let found = judge_whole("/", "feed", Ok((seen, tried)));
             assert_eq!(found.mark, Mark::Wrong, "{found:?}");
             assert!(
                 found.cure[0].contains("feed.all and feed.keys"),
                 "{found:?}"
             );
         }
+        let missing = judge_whole("/", "feed", Ok((Seen::Missing, Beside::Tried(Ok(())))));
+        assert_eq!(missing.mark, Mark::Right);
     }
 }
