@@ -68,8 +68,6 @@ struct Changing {
     told: Option<Instant>,
     /// The status waits to be passed on.
     waits: bool,
-    /// The store has been told of the session at least once.
-    registered: bool,
 }
 
 /// When a status is to be passed on.
@@ -100,7 +98,6 @@ impl PresenceEntry {
                 groups: in_order(groups),
                 told: None,
                 waits: false,
-                registered: false,
             }),
             questions: Mutex::default(),
         }
@@ -178,16 +175,6 @@ impl PresenceEntry {
         let mut changing = self.changing.lock();
         changing.told = Some(now);
         changing.waits = false;
-    }
-
-    /// True if the store has been told of it at least once.
-    pub(super) fn was_registered(&self) -> bool {
-        self.changing.lock().registered
-    }
-
-    /// The store has been told of it.
-    pub(super) fn mark_registered(&self) {
-        self.changing.lock().registered = true;
     }
 
     /// Takes the groups, and gives back the former ones; `None` if nothing changed.

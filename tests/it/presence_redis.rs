@@ -284,6 +284,36 @@ async fn when_redis_forgets_nobody_is_told_of_who_stayed() {
     assert_eq!(next_event(&events).await, "fence offline>online");
 }
 
+/// She is not taken for one who was as she is now: of one who hides others would never hear that
+/// she is gone.
+#[tokio::test]
+async fn when_redis_forgets_a_status_that_is_new_is_told() {
+    let redis = Redis::own().await;
+    let (presence, events) = telling(&redis.url(), SHORT, AT_ONCE);
+    for (user, status, told) in [
+        ("alice", Status::Invisible, "alice online>offline"),
+        ("bob", Status::Away, "bob online>away"),
+    ] {
+        let says = here(&presence, user).await;
+        assert_eq!(next_event(&events).await, format!("{user} offline>online"));
+        redis.command(&["FLUSHALL"]).await;
+        presence.set_status(&says, status);
+        assert_eq!(next_event(&events).await, told);
+    }
+    // And one who hides and leaves while it is away.
+    let leaves = here(&presence, "carol").await;
+    assert_eq!(next_event(&events).await, "carol offline>online");
+    redis.kill();
+    eventually(DEADLINE, "it is noticed", async || {
+        presence.health().is_err()
+    })
+    .await;
+    presence.set_status(&leaves, Status::Invisible);
+    presence.leave(&leaves);
+    redis.start().await;
+    assert_eq!(next_event(&events).await, "carol online>offline");
+}
+
 /// Her other tab stays; and of one who was not seen nobody is told that he leaves.
 #[tokio::test]
 async fn when_redis_forgets_a_tab_that_was_closed_takes_nobody_along() {
@@ -651,7 +681,7 @@ async fn what_a_stalled_redis_did_is_told_though_its_answers_are_lost() {
     let redis = Redis::own().await;
     let (presence, events) = telling(&redis.url(), LONG, AT_ONCE);
     let mut sessions = Vec::new();
-    for user in ["leaves", "changes", "hides", "stays"] {
+    for user in ["leaves", "changes", "hides", "stays", "hides and leaves"] {
         sessions.push(here(&presence, user).await);
         assert_eq!(next_event(&events).await, format!("{user} offline>online"));
     }
@@ -664,19 +694,22 @@ async fn what_a_stalled_redis_did_is_told_though_its_answers_are_lost() {
     presence.leave(&sessions[0]);
     presence.set_status(&sessions[1], Status::Away);
     presence.set_status(&sessions[2], Status::Invisible);
+    presence.set_status(&sessions[4], Status::Invisible);
     eventually(DEADLINE, "it is given up", async || {
         presence.health().is_err()
     })
     .await;
     redis.signal("CONT");
+    presence.leave(&sessions[4]);
     let mut told = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         told.push(next_event(&events).await);
     }
     told.sort_unstable();
     let expected = [
         "changes online>away",
         "comes offline>online",
+        "hides and leaves online>offline",
         "hides online>offline",
         "leaves online>offline",
     ];

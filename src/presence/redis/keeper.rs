@@ -9,9 +9,9 @@ use super::{
     Store,
     entry::{EPOCH, Keys, LeaseId, encode, encode_listed, encode_node},
     outages::Outages,
-    queue::{Entered, KeeperStep, RedisShared, Registering, Taken, User},
+    queue::{Asked, Entered, KeeperStep, RedisShared, Registering, Taken, User},
     room_queue::RoomStep,
-    script::{self, Caller, Known, RoomReply, Settled, Untold},
+    script::{self, Caller, Known, RoomReply, Settled},
 };
 use crate::{
     backoff::Backoff,
@@ -339,10 +339,10 @@ impl Keeper {
         }
     }
 
-    fn announce_all(&self, sessions: Vec<&PresenceEntry>, settled: Vec<Settled>) {
-        self.shared.answered(&sessions);
-        for (session, settled) in sessions.into_iter().zip(settled) {
-            self.announce(session, settled);
+    fn announce_all(&self, asked: Vec<Asked<'_>>, settled: Vec<Settled>) {
+        self.shared.answered(&asked, &settled);
+        for (asked, settled) in asked.into_iter().zip(settled) {
+            self.announce(asked.session, settled);
         }
     }
 
@@ -362,7 +362,6 @@ impl Keeper {
     }
 
     fn announce(&self, session: &PresenceEntry, settled: Settled) {
-        session.mark_registered();
         if let Some(events) = &self.node.events
             && let Some(event) = settled.event(&session.user, &session.groups())
         {
@@ -439,7 +438,7 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     /// The session whose settlement is asked for, if it is.
-    fn tell(mut self, step: &KeeperStep) -> Option<&PresenceEntry> {
+    fn tell(mut self, step: &KeeperStep) -> Option<Asked<'_>> {
         match step {
             KeeperStep::Enter(Entered {
                 session,
@@ -464,7 +463,10 @@ impl Teller<'_> {
                 let mut known = Known::new(*untold, user.status);
                 known.unsure = is_unsure.then(|| session.status());
                 self.settle(&session.user, known);
-                Some(session)
+                Some(Asked {
+                    session,
+                    own: user.status,
+                })
             }
             KeeperStep::Exit {
                 session,
@@ -490,7 +492,8 @@ impl Teller<'_> {
             KeeperStep::Settle {
                 departure,
                 own,
-                is_unsure,
+                untold,
+                unsure,
             } => {
                 let session = &departure.session;
                 if self.is_spoiled {
@@ -503,16 +506,16 @@ impl Teller<'_> {
                     self.remove(&key, &fields);
                 }
                 let known = Known {
-                    untold: Untold::of(departure, *own),
+                    untold: *untold,
                     own: *own,
                     departure: departure.stamp,
-                    unsure: is_unsure.then(|| session.status()),
+                    unsure: *unsure,
                 };
                 self.settle(&session.user, known);
                 // Afterwards, so that whoever clears up after this node, or a replica that has only
                 // the first of the two, finds a user who is not settled.
                 self.unlist(session);
-                Some(session)
+                Some(Asked { session, own: *own })
             }
             KeeperStep::Unlist(session) => {
                 self.unlist(session);

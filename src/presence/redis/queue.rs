@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::{
     entry::{LeaseId, encode_here},
     room_queue::RoomQueue,
-    script::Untold,
+    script::{Settled, Untold},
 };
 use crate::{
     deadline::later,
@@ -73,6 +73,9 @@ struct RedisState {
     /// Users of whom an answer was lost: others may not know what Redis says they were told. Each
     /// has a session that is held or a departure that waits, whose answer ends the doubt.
     unsure: HashSet<Arc<str>>,
+    /// Users whose status by `held` is new, and what others see of them until Redis has answered: all
+    /// that is left of it if Redis loses what others were told.
+    shown: HashMap<Arc<str>, Status>,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<PresenceEntry>>,
     /// Redis has lost all, and not all that is held is registered anew.
@@ -109,8 +112,9 @@ pub(super) enum KeeperStep {
         departure: Departure,
         /// The user's status by the sessions that are held.
         own: Status,
-        /// An answer about the user was lost.
-        is_unsure: bool,
+        untold: Untold,
+        /// An answer about the user was lost. Others may have seen it so before.
+        unsure: Option<Status>,
     },
     /// Its user has left anew since: that departure settles.
     Unlist(Arc<PresenceEntry>),
@@ -125,6 +129,14 @@ pub(super) struct Entered {
     pub(super) untold: Untold,
     /// An answer about the user was lost.
     pub(super) is_unsure: bool,
+}
+
+/// A session about whose user Redis is asked for a [`Settled`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) session: &'a PresenceEntry,
+    /// The user's status by the sessions that are held, as Redis was told.
+    pub(super) own: Status,
 }
 
 /// A user, by the sessions that are held.
@@ -142,7 +154,7 @@ pub(super) struct User {
 #[derive(Debug, Default)]
 pub(super) struct Registering {
     pub(super) sessions: Vec<Arc<PresenceEntry>>,
-    /// Redis has lost the status that others were told of them.
+    /// Redis has lost what others know of rooms.
     pub(super) restores: bool,
 }
 
@@ -157,6 +169,7 @@ impl RedisShared {
                 left: Departures::new(debounce),
                 unsaid: 0,
                 unsure: HashSet::new(),
+                shown: HashMap::new(),
                 saying: Later::new(STATUS_INTERVAL),
                 forgotten: false,
                 overflowed: false,
@@ -180,7 +193,9 @@ impl RedisShared {
     pub(super) fn join(&self, session: Arc<PresenceEntry>) {
         let mut state = self.state.lock();
         state.claimed.remove(&session);
+        let before = state.held.status(&session.user);
         if !state.closed && state.held.insert(&session) {
+            state.note_shown(&session.user, before);
             state.push(Change::Tell(session, Vec::new()));
             drop(state);
             self.wake.notify_one();
@@ -197,11 +212,11 @@ impl RedisShared {
         let before = state.held.status(&session.user);
         if state.held.remove(session) {
             let now = Instant::now();
-            // Others were told of it, and Redis may never hear of it again.
-            let forgotten = state.forgotten && session.was_registered();
+            state.note_shown(&session.user, before);
+            // If it is forgotten, Redis may never hear of it again.
             let stamp = state
                 .left
-                .push(now, session, before, &state.held, forgotten);
+                .push(now, session, before, &state.held, state.forgotten);
             state.push(Change::Leave(Arc::clone(session), stamp));
             if state.left.len() > MAX_UNTAKEN {
                 state.overflow();
@@ -213,7 +228,10 @@ impl RedisShared {
     pub(super) fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        match state.held.say(session, status, now) {
+        let before = state.held.status(&session.user);
+        let pass = state.held.say(session, status, now);
+        state.note_shown(&session.user, before);
+        match pass {
             Some(Pass::Now) => state.push(Change::Tell(Arc::clone(session), Vec::new())),
             Some(Pass::Later) => state.saying.push(now, Arc::clone(session)),
             Some(Pass::Waits) | None => return,
@@ -334,16 +352,17 @@ impl RedisShared {
     }
 
     /// Redis has answered what was asked about the users of these.
-    pub(super) fn answered(&self, sessions: &[&PresenceEntry]) {
+    pub(super) fn answered(&self, asked: &[Asked<'_>], settled: &[Settled]) {
         let mut state = self.state.lock();
-        if state.unsure.is_empty() {
-            return;
-        }
-        for session in sessions {
-            state.unsure.remove(&session.user);
+        for (asked, settled) in asked.iter().zip(settled) {
+            state.unsure.remove(&asked.session.user);
+            state.answered(asked, *settled);
         }
         if state.unsure.is_empty() {
             state.unsure = HashSet::new();
+        }
+        if state.shown.is_empty() {
+            state.shown = HashMap::new();
         }
     }
 
@@ -380,13 +399,8 @@ impl RedisShared {
         while left > 0
             && let Some(session) = registering.sessions.pop()
         {
-            let untold = if registering.restores && session.was_registered() {
-                Untold::Restored
-            } else {
-                Untold::AsIs
-            };
             // A session that has left meanwhile stays away.
-            if let Some(entered) = state.enter(session, &[], untold) {
+            if let Some(entered) = state.enter(session, &[]) {
                 let step = KeeperStep::Enter(entered);
                 left = left.saturating_sub(step.commands());
                 steps.push(step);
@@ -423,6 +437,45 @@ impl RedisState {
         self.unsaid = 0;
         let held = &self.held;
         self.unsure.retain(|user| held.count(user) > 0);
+        self.shown.retain(|user, _| held.count(user) > 0);
+    }
+
+    /// A user's status by `held` may have changed, and was this before. Others see that for now, or
+    /// what they saw before an earlier change that Redis has not answered either.
+    fn note_shown(&mut self, user: &Arc<str>, before: Status) {
+        if self.held.status(user) != before {
+            self.shown.entry(Arc::clone(user)).or_insert(before);
+        }
+    }
+
+    fn answered(&mut self, asked: &Asked<'_>, settled: Settled) {
+        let user = &asked.session.user;
+        // Until a departure is settled, others may see more than what is true.
+        let waits = self.left.hold(user);
+        if self.held.status(user) == asked.own && !waits {
+            self.shown.remove(user);
+            return;
+        }
+        match settled {
+            Settled::Changed { now, .. } => {
+                self.shown.insert(Arc::clone(user), now);
+            }
+            Settled::Same if !waits => {
+                self.shown.insert(Arc::clone(user), asked.own);
+            }
+            Settled::Same | Settled::LeaseLost => {}
+        }
+    }
+
+    /// What it means if Redis knows nothing of a user whose session is held.
+    fn untold(&self, user: &str) -> Untold {
+        if !self.forgotten {
+            return Untold::AsIs;
+        }
+        match self.shown.get(user) {
+            Some(shown) if *shown != self.held.status(user) => Untold::Was(*shown),
+            Some(_) | None => Untold::Restored,
+        }
     }
 
     /// First ends that are due, so that they do not wait for ever; but not before it was said
@@ -438,7 +491,7 @@ impl RedisState {
                 Change::Tell(session, left) => {
                     // If the session has left since, only its departure counts.
                     let user = Arc::clone(&session.user);
-                    match self.enter(session, &left, Untold::AsIs) {
+                    match self.enter(session, &left) {
                         Some(entered) => return Some(KeeperStep::Enter(entered)),
                         None if left.is_empty() => {}
                         None => self.unleft.entry(user).or_default().extend(left),
@@ -477,24 +530,32 @@ impl RedisState {
         if !settles {
             return KeeperStep::Unlist(departure.session);
         }
+        let session = &departure.session;
+        let own = self.held.status(&session.user);
+        let shown = self.shown.get(&session.user).copied();
+        // With sessions that are still here, Redis knows of the user again.
+        let untold = if departure.forgotten && own == Status::Offline {
+            Untold::Was(shown.unwrap_or_else(|| session.status()))
+        } else {
+            Untold::AsIs
+        };
+        // Of one who is offline by the answers to this node, another may have told.
+        let seen = shown.filter(|shown| *shown != Status::Offline);
+        let is_unsure = self.unsure.contains(&session.user);
         KeeperStep::Settle {
-            own: self.held.status(&departure.session.user),
-            is_unsure: self.unsure.contains(&departure.session.user),
+            own,
+            untold,
+            unsure: is_unsure.then(|| seen.unwrap_or_else(|| session.status())),
             departure,
         }
     }
 
-    fn enter(
-        &self,
-        session: Arc<PresenceEntry>,
-        left: &[Arc<str>],
-        untold: Untold,
-    ) -> Option<Entered> {
+    fn enter(&self, session: Arc<PresenceEntry>, left: &[Arc<str>]) -> Option<Entered> {
         self.held.contains(&session).then(|| Entered {
             user: self.user(&session.user, left),
             is_unsure: self.unsure.contains(&session.user),
+            untold: self.untold(&session.user),
             session,
-            untold,
         })
     }
 
@@ -555,18 +616,42 @@ mod tests {
             KeeperStep::Exit {
                 session, user: of, ..
             } => format!("-{} {}", session.user, user(of)),
-            KeeperStep::Settle { departure, own, .. } => {
-                let untold = Untold::of(departure, *own);
-                format!("?{} {untold:?}", departure.session.user)
-            }
+            KeeperStep::Settle {
+                departure, untold, ..
+            } => format!("?{} {untold:?}", departure.session.user),
             KeeperStep::Unlist(session) => format!("/{}", session.user),
             KeeperStep::Withdraw(session) => format!("x{}", session.user),
         });
         told.collect()
     }
 
+    /// Redis takes all that waits, and answers.
     fn take(shared: &RedisShared) -> Vec<String> {
-        told(&shared.take(&mut Registering::default(), 99))
+        let steps = shared.take(&mut Registering::default(), 99);
+        answer(shared, &steps);
+        told(&steps)
+    }
+
+    fn answer(shared: &RedisShared, steps: &[KeeperStep]) {
+        let asked = steps.iter().filter_map(|step| match step {
+            KeeperStep::Enter(Entered { session, user, .. }) => Some((session, user.status)),
+            KeeperStep::Settle { departure, own, .. } => Some((&departure.session, *own)),
+            KeeperStep::Exit { .. } | KeeperStep::Unlist(_) | KeeperStep::Withdraw(_) => None,
+        });
+        let asked: Vec<_> = asked.map(|(session, own)| Asked { session, own }).collect();
+        shared.answered(&asked, &vec![Settled::Same; asked.len()]);
+    }
+
+    /// The meaning of "nothing was told" in each step that registers a session.
+    fn untold(steps: &[KeeperStep]) -> Vec<Untold> {
+        let entered = steps.iter().filter_map(|step| match step {
+            KeeperStep::Enter(entered) => Some(entered.untold),
+            KeeperStep::Exit { .. }
+            | KeeperStep::Settle { .. }
+            | KeeperStep::Unlist(_)
+            | KeeperStep::Withdraw(_) => None,
+        });
+        entered.collect()
     }
 
     fn again(shared: &RedisShared) -> Registering {
@@ -722,7 +807,7 @@ mod tests {
         shared.put_back(steps, false);
         assert!(again(&shared).sessions.is_empty());
         shared.note_forgotten(AT_ONCE);
-        assert_eq!(take(&shared), ["?a Left(Online)"]);
+        assert_eq!(take(&shared), ["?a Was(Online)"]);
     }
 
     /// Nobody else is told that an invisible user was online.
@@ -737,7 +822,7 @@ mod tests {
             shared.leave(&leaves);
             again(&shared);
             shared.note_forgotten(AT_ONCE);
-            assert_eq!(take(&shared), [format!("?a Left({status:?})")]);
+            assert_eq!(take(&shared), [format!("?a Was({status:?})")]);
         }
     }
 
@@ -783,10 +868,9 @@ mod tests {
     fn who_leaves_while_redis_is_told_anew_is_told_to_leave() {
         let shared = RedisShared::new(AT_ONCE);
         let [leaves, new] = ["leaves", "new"].map(|user| session(user, &[]));
-        leaves.mark_registered();
-        for session in [&leaves, &new] {
-            shared.join(Arc::clone(session));
-        }
+        shared.join(Arc::clone(&leaves));
+        take(&shared);
+        shared.join(Arc::clone(&new));
         let mut registering = again(&shared);
         shared.note_forgotten(AT_ONCE);
         for session in [&leaves, &new] {
@@ -796,7 +880,7 @@ mod tests {
             told(&shared.take(&mut registering, 99)),
             ["-leaves offline in [] not []", "-new offline in [] not []"]
         );
-        assert_eq!(take(&shared), ["?leaves Left(Online)", "?new AsIs"]);
+        assert_eq!(take(&shared), ["?leaves Was(Online)", "?new Was(Offline)"]);
         // All is registered.
         shared.join(Arc::clone(&leaves));
         assert_eq!(take(&shared), ["+leaves online in [] not []"]);
@@ -812,10 +896,8 @@ mod tests {
         let doubts = steps.iter().filter_map(|step| match step {
             KeeperStep::Enter(entered) => Some((&*entered.session.user, entered.is_unsure)),
             KeeperStep::Settle {
-                departure,
-                is_unsure,
-                ..
-            } => Some((&*departure.session.user, *is_unsure)),
+                departure, unsure, ..
+            } => Some((&*departure.session.user, unsure.is_some())),
             KeeperStep::Exit { .. } | KeeperStep::Unlist(_) | KeeperStep::Withdraw(_) => None,
         });
         doubts.collect()
@@ -852,7 +934,9 @@ mod tests {
         let mut found = doubts(&steps);
         found.sort_unstable();
         assert_eq!(found, expected);
-        shared.answered(&[&other, &leaves]);
+        let answered = [(&other, Status::Online), (&leaves, Status::Offline)];
+        let answered = answered.map(|(session, own)| Asked { session, own });
+        shared.answered(&answered, &[Settled::Same; 2]);
         assert!(shared.state.lock().unsure.is_empty());
 
         // Of too many who leave nothing is remembered.
@@ -868,15 +952,13 @@ mod tests {
     fn only_who_was_told_of_is_restored() {
         let shared = RedisShared::new(LONG);
         let [known, new] = ["known", "new"].map(|user| session(user, &[]));
-        known.mark_registered();
-        for session in [known, new] {
-            shared.join(session);
-        }
-        let mut registering = Registering {
-            restores: true,
-            ..again(&shared)
-        };
+        shared.join(known);
+        take(&shared);
+        shared.join(new);
+        let mut registering = again(&shared);
+        shared.note_forgotten(LONG);
         let steps = shared.take(&mut registering, 99);
+        assert_eq!(untold(&steps).len(), 2);
         for step in steps {
             let KeeperStep::Enter(Entered {
                 session, untold, ..
@@ -884,9 +966,94 @@ mod tests {
             else {
                 panic!("{step:?}")
             };
-            let restored = untold == Untold::Restored;
-            assert_eq!(restored, &*session.user == "known");
+            let expected = match &*session.user {
+                "known" => Untold::Restored,
+                _ => Untold::Was(Status::Offline),
+            };
+            assert_eq!(untold, expected);
         }
+    }
+
+    /// Others see her as Redis was told before; and she may hide by one session of several.
+    #[test]
+    fn a_status_that_changes_while_redis_forgets_is_told() {
+        for status in [Status::Invisible, Status::Busy] {
+            let shared = RedisShared::new(LONG);
+            let [says, stays] = [(); 2].map(|()| session("a", &[]));
+            for session in [&says, &stays] {
+                shared.join(Arc::clone(session));
+            }
+            take(&shared);
+            let mut registering = again(&shared);
+            shared.note_forgotten(LONG);
+            shared.set_status(&says, status);
+            // By the queue, and both anew.
+            let steps = shared.take(&mut registering, 99);
+            assert_eq!(untold(&steps), [Untold::Was(Status::Online); 3]);
+            answer(&shared, &steps);
+            let mut registering = again(&shared);
+            shared.note_forgotten(LONG);
+            let steps = shared.take(&mut registering, 99);
+            assert_eq!(untold(&steps), [Untold::Restored; 2]);
+        }
+    }
+
+    #[test]
+    fn a_status_that_changes_while_redis_answers_is_not_told_yet() {
+        let shared = RedisShared::new(LONG);
+        let says = session("a", &[]);
+        shared.join(Arc::clone(&says));
+        let steps = shared.take(&mut Registering::default(), 99);
+        shared.set_status(&says, Status::Away);
+        answer(&shared, &steps);
+        let mut registering = again(&shared);
+        shared.note_forgotten(LONG);
+        let steps = shared.take(&mut registering, 99);
+        assert_eq!(untold(&steps), [Untold::Was(Status::Online)]);
+    }
+
+    /// What Redis forgot, and what it may have done without that anybody was told.
+    #[test]
+    fn who_hides_and_leaves_unheard_leaves_as_others_saw_it() {
+        let shared = RedisShared::new(AT_ONCE);
+        let leaves = session("a", &[]);
+        shared.join(Arc::clone(&leaves));
+        take(&shared);
+        shared.set_status(&leaves, Status::Invisible);
+        let steps = shared.take(&mut Registering::default(), 99);
+        shared.put_back(steps, true);
+        shared.leave(&leaves);
+        again(&shared);
+        shared.note_forgotten(AT_ONCE);
+        let steps = shared.take(&mut Registering::default(), 99);
+        let [KeeperStep::Settle { untold, unsure, .. }] = &*steps else {
+            panic!("{steps:?}")
+        };
+        assert_eq!(*untold, Untold::Was(Status::Online));
+        assert_eq!(*unsure, Some(Status::Online));
+        answer(&shared, &steps);
+        assert!(shared.state.lock().shown.is_empty());
+    }
+
+    /// Until the debounce is over others see what they saw, whatever another session says.
+    #[test]
+    fn what_a_departure_holds_up_is_what_others_see() {
+        let shared = RedisShared::new(LONG);
+        let [leaves, stays] = [Status::Busy, Status::Away].map(|status| {
+            let new = PresenceEntry::new("a".into(), "s", "tcp", Vec::new());
+            Arc::new(new.with_status(status))
+        });
+        for session in [&leaves, &stays] {
+            shared.join(Arc::clone(session));
+        }
+        take(&shared);
+        shared.leave(&leaves);
+        shared.set_status(&stays, Status::Online);
+        take(&shared);
+        let mut registering = again(&shared);
+        shared.note_forgotten(LONG);
+        let steps = shared.take(&mut registering, 99);
+        assert_eq!(untold(&steps), [Untold::Was(Status::Busy)]);
     }
 
     #[test]

@@ -11,10 +11,7 @@ use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 use super::entry::{
     CLEARING, CLOSED, Keys, LEFT, LeaseId, encode_claimed, encode_listed, encode_member,
 };
-use crate::presence::{
-    Event, PresenceEntry, Record, Status,
-    departures::{Departure, Stamp},
-};
+use crate::presence::{Event, PresenceEntry, Record, Status, departures::Stamp};
 
 /// Compares a user's status with what was told, and writes down what is told from now on.
 const SETTLE: &str = include_str!("settle.lua");
@@ -53,7 +50,7 @@ pub(super) enum Untold {
     /// They saw what is true now, and Redis has forgotten.
     Restored,
     /// They saw it so, and Redis has forgotten.
-    Left(Status),
+    Was(Status),
 }
 
 /// The outcome of a settlement.
@@ -69,18 +66,6 @@ pub(super) enum Settled {
         now: Status,
         at: SystemTime,
     },
-}
-
-impl Untold {
-    /// For a departure whose user is `own` by the sessions that are still here. If it has some, Redis
-    /// knows of it again.
-    pub(super) fn of(departure: &Departure, own: Status) -> Self {
-        if departure.forgotten && own == Status::Offline {
-            Self::Left(departure.session.status())
-        } else {
-            Self::AsIs
-        }
-    }
 }
 
 /// Loads the scripts of [`settle`] and of rooms into Redis; the answer is the first one's name there.
@@ -149,7 +134,7 @@ pub(super) fn settle(pipe: &mut Pipeline, caller: Caller<'_>, user: &str, known:
     match known.untold {
         Untold::AsIs => command.arg("as-is"),
         Untold::Restored => command.arg("restored"),
-        Untold::Left(before) => command.arg(before.byte()),
+        Untold::Was(before) => command.arg(before.byte()),
     };
     command.arg(known.own.byte());
     match known.departure {

@@ -69,6 +69,9 @@ end
 if told == now then
   if not unsure then return 0 end
   told = now == 0 and unsure or former
+elseif unsure and now == 0 and told == 4 then
+  -- That the user hides may be what nobody was told.
+  told = unsure
 end
 local time = redis.call('TIME')
 return {told, now, tonumber(time[1]), tonumber(time[2])}
