@@ -901,6 +901,28 @@ async fn one_more_session_of_a_user_of_many_costs_what_the_first_did() {
     assert_eq!(next_event(&events).await, "alice busy>offline");
 }
 
+/// Redis would stand still for one call that reads all.
+#[tokio::test]
+async fn a_large_group_is_read_in_parts() {
+    const MANY: usize = 20_000;
+    let redis = Redis::own().await;
+    let presence = node(&redis, LONG);
+    here(&presence, "alice").await;
+    let write = "for _, lease in ipairs(redis.call('HKEYS', 'stentor:nodes')) do \
+                 for i = 1, tonumber(ARGV[1]) do \
+                 redis.call('HSET', 'stentor:group:group', lease .. 'user-' .. i, '\\2') \
+                 end end";
+    let many = MANY.to_string();
+    redis.command(&["EVAL", write, "0", &many]).await;
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    let members = presence.group("group").await.unwrap();
+    assert_eq!(members.len(), MANY + 1);
+    assert!(members.is_sorted_by(|a, b| a.user < b.user));
+    assert!(members.iter().all(|member| member.status == Status::Online));
+    let (parts, whole) = (calls(&redis, "hscan").await, calls(&redis, "hgetall").await);
+    assert!(parts >= 10 && whole == 0, "{parts} parts, {whole} whole");
+}
+
 /// How often Redis ran a command since its figures were reset.
 async fn calls(redis: &Redis, command: &str) -> u64 {
     let stats = redis.command(&["INFO", "commandstats"]).await;

@@ -21,6 +21,9 @@ use crate::presence::{
 /// Lists of a node that are read in one pipeline: at first, and, if they are empty, at most.
 const LISTS: [u16; 2] = [4, 256];
 
+/// Fields of a group that are read at a time.
+const GROUP_STEP: usize = 1_000;
+
 /// The nodes that live, by their leases.
 type Nodes = BTreeMap<LeaseId, NodeInfo>;
 /// The leases of each node that lives, in the order of their names: leases change, and a listing
@@ -105,12 +108,12 @@ impl RedisReader {
         let (leases, replies) = self
             .ask_leases(|pipe| {
                 for name in names {
-                    script::user(pipe, keys, name, MOST_SESSIONS);
+                    script::fields(pipe, &keys.user(name), 0, MOST_SESSIONS);
                 }
             })
             .await?;
         let users: Vec<Fields> = replies
-            .map(|reply| read(Some(reply)))
+            .map(|reply| read::<(u64, Fields)>(Some(reply)).map(|(_, fields)| fields))
             .collect::<Result<_, _>>()?;
         // Of those who have more sessions, the nodes say how many, and how they are together.
         let is_large = |fields: &Fields| fields.len() >= MOST_SESSIONS;
@@ -193,11 +196,21 @@ impl RedisReader {
     }
 
     pub(super) async fn group(&self, name: &str) -> Result<Vec<Member>, PresenceError> {
-        let ask = |pipe: &mut Pipeline| {
-            pipe.hgetall(self.store.keys.group(name));
-        };
-        let (nodes, mut replies) = self.ask(ask).await?;
-        let fields: Fields = read(replies.next())?;
+        let key = self.store.keys.group(name);
+        // A part at a time, so that Redis serves others in between. Of a field that comes twice, the
+        // later value counts.
+        let (mut fields, mut from) = (HashMap::new(), 0);
+        loop {
+            let mut pipe = Pipeline::new();
+            script::fields(&mut pipe, &key, from, GROUP_STEP);
+            let ((next, part),): ((u64, Fields),) = self.store.ask(&pipe).await?;
+            fields.extend(part);
+            from = next;
+            if from == 0 {
+                break;
+            }
+        }
+        let (nodes, _) = self.ask(|_| ()).await?;
         let mut users: BTreeMap<&str, Status> = BTreeMap::new();
         for (field, value) in &fields {
             if let (Some((lease, user)), Some(status)) = (LeaseId::split(field), value.first())

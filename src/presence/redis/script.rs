@@ -21,8 +21,8 @@ const CLAIM: &str = include_str!("claim.lua");
 /// Ends a lease.
 const END_LEASE: &str = include_str!("end_lease.lua");
 
-/// A user's fields; of very many, some.
-const USER: &str = include_str!("user.lua");
+/// A hash's fields; of very many, some.
+const FIELDS: &str = include_str!("fields.lua");
 
 /// Writes down how many sessions of a user a node has in a room.
 const ROOM_REPORT: &str = include_str!("room_report.lua");
@@ -318,10 +318,10 @@ fn time(seconds: u64, micros: u64) -> SystemTime {
     at.unwrap_or_else(SystemTime::now)
 }
 
-/// Asks for a user's fields: see [`USER`].
-pub(super) fn user(pipe: &mut Pipeline, keys: &Keys, user: &str, most: usize) {
-    let command = pipe.cmd("EVAL").arg(code(USER)).arg(1);
-    command.arg(keys.user(user)).arg(most);
+/// Asks for the fields of the hash of that name, from there on: see [`FIELDS`].
+pub(super) fn fields(pipe: &mut Pipeline, hash: &str, from: u64, most: usize) {
+    let command = pipe.cmd("EVAL").arg(code(FIELDS)).arg(1);
+    command.arg(hash).arg(from).arg(most);
 }
 
 /// Puts a record into the hash of that name: see [`PUT_RECORD`]. The answer is 1 if there is no
