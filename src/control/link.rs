@@ -54,6 +54,10 @@ pub(super) const MAX_WAITING: (usize, usize) = (10_000, 4 << 20);
 /// The pause between two questions for bans. The answers may be what there was too much of.
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 
+/// An answer about bans waits at most so long, and on no two nodes alike: what one has told need not
+/// come from all. So much at once could push commands out of mailboxes.
+const BEFORE_BANS: Duration = Duration::from_secs(2);
+
 /// How often RabbitMQ may refuse a part of an answer about bans. Then whoever asked is without.
 const TRIES: u32 = 10;
 
@@ -94,6 +98,9 @@ struct Inner {
     showing: Semaphore,
     /// The turns of answers that messages depend on: no operator's page takes them.
     deciding: Semaphore,
+    /// While a question for bans waits to be answered: those that others have told since, by their
+    /// subjects, and their stamps.
+    told_bans: Mutex<Option<HashMap<String, Option<u64>>>>,
     /// The other nodes that keep presence in their memory, if this one does.
     apart: Option<Mutex<HashSet<Box<str>>>>,
 }
@@ -131,6 +138,7 @@ impl ControlLink {
             again: tokio::sync::Mutex::default(),
             showing: Semaphore::new(LOOKS),
             deciding: Semaphore::new(LOOKS),
+            told_bans: Mutex::default(),
             apart: presence_in_memory.then(Mutex::default),
         }))
     }
@@ -356,7 +364,37 @@ impl ControlLink {
         }
     }
 
-    /// Tells the others all bans that this node knows of. They may hear of some twice.
+    /// Answers a question for bans, in a while, by those that no other node has told until then.
+    fn answer_bans(&self, shared: &Arc<ControlShared>) {
+        // The node that asks now has not heard what was told before.
+        let is_waiting = self.0.told_bans.lock().replace(HashMap::new()).is_some();
+        if is_waiting {
+            return;
+        }
+        let (link, shared) = (self.clone(), Arc::clone(shared));
+        background::spawn(async move {
+            sleep(BEFORE_BANS.mul_f64(rand::random::<f64>())).await;
+            let told = link.0.told_bans.lock().take().unwrap_or_default();
+            let mut changes = shared.sessions.bans();
+            changes.retain(|change| {
+                let told = told.get(&change.subject.key());
+                told.is_none_or(|stamp| *stamp < change.stamp)
+            });
+            link.tell_bans(changes).await;
+        });
+    }
+
+    /// Another node has told all nodes of these bans.
+    fn hear_of_bans(&self, changes: &[Change]) {
+        if let Some(told) = &mut *self.0.told_bans.lock() {
+            for change in changes {
+                let stamp = told.entry(change.subject.key()).or_default();
+                *stamp = change.stamp.max(*stamp);
+            }
+        }
+    }
+
+    /// Tells the others these bans. They may hear of some twice.
     async fn tell_bans(&self, changes: Vec<Change>) {
         let mut backoff = Backoff::new(PAUSES);
         let mut tries = TRIES;
@@ -542,8 +580,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
         Ok(Note::BansWanted { node }) if node != link.0.node => {
             // By this a node that begins to listen is heard of.
             link.hear_of(&node);
-            let (link, changes) = (link.clone(), shared.sessions.bans());
-            background::spawn(async move { link.tell_bans(changes).await });
+            link.answer_bans(shared);
         }
         Ok(Note::Bans {
             node,
@@ -554,6 +591,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
                 let count = faults.len();
                 telemetry::control_ignored(&format!("{count} of the bans of {node}: {first}"));
             }
+            link.hear_of_bans(&changes);
             learn_bans(&*shared.sessions, &node, &changes);
         }
         Ok(Note::Look {

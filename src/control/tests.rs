@@ -158,6 +158,8 @@ struct Fake {
     asked: AtomicUsize,
     /// The subjects of the bans that it heard of.
     heard: Mutex<Vec<String>>,
+    /// How many of them are no more.
+    lifted: AtomicUsize,
     /// It has every session, on connections that are busy.
     is_busy: AtomicBool,
 }
@@ -207,6 +209,8 @@ impl Sessions for Fake {
     fn hear_of_bans(&self, changes: &[Change]) -> Vec<Applied> {
         let keys = changes.iter().map(|change| change.subject.key());
         self.heard.lock().extend(keys);
+        let lifted = changes.iter().filter(|change| change.ban.is_none());
+        self.lifted.fetch_add(lifted.count(), Relaxed);
         let applied = changes
             .iter()
             .map(|change| match change.subject.value().as_str() {
@@ -408,11 +412,49 @@ async fn bans_are_told_though_the_broker_is_away_for_a_while() {
     a.fake.bans.lock().push(ban_of("alice"));
     a.words.is_away.store(true, Relaxed);
     let b = Node::start("b", &listeners).await;
-    sleep(second).await;
+    sleep(3 * second).await;
     assert_eq!((a.asked(), b.heard()), (1, Vec::new()));
     a.words.is_away.store(false, Relaxed);
     sleep(10 * second).await;
     assert_eq!((a.asked(), b.heard()), (0, vec!["user:alice".to_owned()]));
+}
+
+/// All answers come to all nodes: so much at once could push kicks out of their mailboxes.
+#[tokio::test(start_paused = true)]
+async fn bans_that_all_know_are_not_told_by_each() {
+    const BANS: usize = 100;
+    let minute = Duration::from_secs(60);
+    let listeners = Listeners::default();
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        let node = Node::start(name, &listeners).await;
+        sleep(minute).await;
+        nodes.push(node);
+    }
+    for node in &nodes {
+        let all = (0..BANS).map(|number| ban_of(&number.to_string()));
+        node.fake.bans.lock().extend(all);
+    }
+    // One knows more than the others, and one has newer news.
+    nodes[3].fake.bans.lock().push(ban_of("alice"));
+    let lifted = Change {
+        stamp: Some(2),
+        ban: None,
+        ..ban_of("0")
+    };
+    nodes[4].fake.bans.lock()[0] = lifted;
+    let begins = Node::start("begins", &listeners).await;
+    sleep(minute).await;
+    let heard = begins.heard();
+    // Two may answer in the same moment, but not all.
+    assert!(heard.len() < 3 * BANS, "{}", heard.len());
+    let mut different: Vec<_> = heard.iter().map(String::as_str).collect();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), BANS + 1);
+    assert!(different.contains(&"user:alice"));
+    let lifted = nodes[0].fake.lifted.load(Relaxed);
+    assert_eq!(lifted, 1, "what is newer is told all the same");
 }
 
 /// Among them may have been bans.
