@@ -117,6 +117,19 @@ async fn all(records: &dyn Records) -> RecordsRead {
     records.read(None).await.unwrap().unwrap()
 }
 
+/// A record that cannot be read stops none of the others.
+#[tokio::test]
+async fn what_another_program_wrote_gives_way() {
+    let redis = Redis::own().await;
+    let records = redis.node();
+    for (key, value) in [("a", "x"), ("b", "12"), ("c", "")] {
+        redis.command(&["HSET", "stentor:bans", key, value]).await;
+    }
+    let written = ["a", "b", "c", "d"].map(|key| record(key, 7, "new"));
+    assert_eq!(records.put(&written).await, Ok(0));
+    assert_eq!(all(&*records).await.records, written);
+}
+
 async fn all_nodes_read_the_same_records<F: Fixture>() {
     let fixture = F::start().await;
     let (one, two) = (fixture.node(), fixture.node());

@@ -11,7 +11,9 @@
 
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known then
-  if tonumber(string.match(known, '^%d+')) >= tonumber(ARGV[2]) then return 0 end
+  -- Another program's value has no stamp, and gives way.
+  local stamp = tonumber(string.match(known, '^(%d+) ') or -1)
+  if stamp >= tonumber(ARGV[2]) then return 0 end
 elseif redis.call('HLEN', KEYS[1]) > tonumber(ARGV[5]) then
   return 1
 end
