@@ -446,7 +446,10 @@ impl Teller<'_> {
                 untold,
                 is_unsure,
             }) => {
-                // First where it is found, should this node die now.
+                // First the groups that are left: whoever clears up after this node finds groups by its
+                // list, and Redis may have read only the first part of this.
+                self.leave_groups(&session.user, user);
+                // Then where it is found, should this node die now.
                 let list = self.keys().list_of(self.caller.lease, &session.id);
                 let listed = encode_listed(session);
                 self.pipe.hset(list, &*session.id, listed).ignore();
@@ -459,7 +462,7 @@ impl Teller<'_> {
                 let mut former = self.formerly(&session.id);
                 former.extend(self.formerly(""));
                 self.remove(&key, &former);
-                self.groups(&session.user, user);
+                self.enter_groups(&session.user, user);
                 let mut known = Known::new(*untold, user.status);
                 known.unsure = is_unsure.then(|| session.status());
                 self.settle(&session.user, known);
@@ -486,7 +489,8 @@ impl Teller<'_> {
                     self.pipe.hset(&key, field, &user.here()[..]).ignore();
                 }
                 self.remove(&key, &fields);
-                self.groups(name, user);
+                self.leave_groups(name, user);
+                self.enter_groups(name, user);
                 None
             }
             KeeperStep::Settle {
@@ -547,7 +551,14 @@ impl Teller<'_> {
         self.pipe.hdel(list, &*session.id).ignore();
     }
 
-    fn groups(&mut self, name: &str, user: &User) {
+    fn leave_groups(&mut self, name: &str, user: &User) {
+        for group in &user.left {
+            let fields = self.ever(name);
+            self.remove(&self.keys().group(group), &fields);
+        }
+    }
+
+    fn enter_groups(&mut self, name: &str, user: &User) {
         let status = [user.status.byte()];
         for group in user.groups.iter() {
             let key = self.keys().group(group);
@@ -555,10 +566,6 @@ impl Teller<'_> {
             self.pipe.hset(&key, field, &status[..]).ignore();
             let former = self.formerly(name);
             self.remove(&key, &former);
-        }
-        for group in &user.left {
-            let fields = self.ever(name);
-            self.remove(&self.keys().group(group), &fields);
         }
     }
 
@@ -592,4 +599,44 @@ fn run_id(info: &Value) -> Option<Vec<u8>> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::redis::script::Untold;
+
+    /// The connection may break after any command: by the list, the rest is cleared up.
+    #[test]
+    fn a_group_is_left_before_the_list_forgets_it() {
+        let session = PresenceEntry::new("alice".into(), "s", "tcp", vec!["stays".into()]);
+        let step = KeeperStep::Enter(Entered {
+            user: User {
+                status: Status::Online,
+                sessions: 1,
+                groups: session.groups(),
+                left: vec!["gone".into()],
+            },
+            session: Arc::new(session),
+            untold: Untold::AsIs,
+            is_unsure: false,
+        });
+        let mut pipe = Pipeline::new();
+        let teller = Teller {
+            pipe: &mut pipe,
+            caller: Caller {
+                keys: &Keys::whole(),
+                lease: LeaseId::random(),
+                script: "",
+            },
+            former: &[],
+            is_spoiled: false,
+        };
+        teller.tell(&step);
+        let commands = pipe.get_packed_pipeline();
+        let commands = String::from_utf8_lossy(&commands);
+        let at = |key: &str| commands.find(key).unwrap();
+        let order = ["group:gone", "sessions:", "group:stays"].map(at);
+        assert!(order.is_sorted(), "{commands}");
+    }
 }
