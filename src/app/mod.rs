@@ -147,8 +147,15 @@ async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     // Before anybody can see that it runs: a SIGHUP until then would end it.
     let hangups = shutdown::hangups()?;
     // As early: the first process of a container does not get a signal that it does not watch for.
-    let signals = Signals::watch()?;
-    let mut gateway = Gateway::start_from(loaded, Origin::Sources(file), routes).await?;
+    let mut signals = Signals::watch()?;
+    let mut gateway = tokio::select! {
+        started = Gateway::start_from(loaded, Origin::Sources(file), routes) => started?,
+        // Nobody is served yet.
+        () = signals.next() => {
+            telemetry::stopped(0);
+            return Ok(());
+        }
+    };
     gateway.reload_at(hangups);
     notify::ready();
     let _alive = AbortOnDropHandle::new(background::spawn(notify::keep_alive()));

@@ -524,7 +524,7 @@ fn sessions(config: &Config, reader: &mut Reader<'_>) {
         );
     }
     // A login takes a place among the user's connections before it is decided about.
-    let (most, left) = (limits.max_user_connections, sessions.leaves());
+    let (most, left) = (limits.max_user_connections, sessions.replaces_among());
     if (1..=left).contains(&most) {
         reader.wrong(
             &[
@@ -533,9 +533,8 @@ fn sessions(config: &Config, reader: &mut Reader<'_>) {
                 ("sessions", "repeated_login"),
             ],
             &format!(
-                "is {most}, and [sessions] leaves a user {left} of these connections; a further \
-                 login takes one before that section decides, so it would be refused: write {} or \
-                 more",
+                "is {most}, and by [sessions] a user may have {left} of these connections; a login that \
+                 replaces one takes another first, so it would be refused: write {} or more",
                 left.saturating_add(1)
             ),
         );

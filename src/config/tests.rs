@@ -726,13 +726,11 @@ fn exchanges_are_not_written_as_clients_write_them() {
 fn connections_of_a_user_are_more_than_the_sessions() {
     for (policy, least) in [
         ("repeated_login = \"replace\"", 2),
-        ("repeated_login = \"reject\"", 2),
         ("repeated_login = \"replace\"\nsame = \"device_id\"", 2),
         (
             "repeated_login = \"replace\"\nsame = \"device_id\"\nmax_per_user = 3",
             4,
         ),
-        ("max_per_user = 3", 4),
     ] {
         let with = |most: usize| {
             format!(
@@ -749,12 +747,21 @@ fn connections_of_a_user_are_more_than_the_sessions() {
         assert!(found.contains(&format!("write {least} or more")), "{found}");
     }
     assert!(load("[limits]\nmax_user_connections = 1\n", &[]).is_ok());
+    // Where nobody is replaced, the further login is refused by either.
+    for (policy, most) in [("repeated_login = \"reject\"", 1), ("max_per_user = 3", 3)] {
+        let sound = format!(
+            "[presence]\nurl = \"memory:\"\n[sessions]\n{policy}\n\
+             [limits]\nmax_user_connections = {most}\n"
+        );
+        assert!(load(&sound, &[]).is_ok(), "{policy}");
+    }
     // The default is a bound, too.
     let found = problems(
-        "[presence]\nurl = \"memory:\"\n[sessions]\nmax_per_user = 10000\n",
+        "[presence]\nurl = \"memory:\"\n[sessions]\nrepeated_login = \"replace\"\n\
+         same = \"device_id\"\nmax_per_user = 10000\n",
         &[],
     );
-    assert!(found.starts_with("stentor.toml:4: "), "{found}");
+    assert!(found.starts_with("stentor.toml:6: "), "{found}");
 }
 
 /// A pattern such as `/topic/a.*` has to mean something.

@@ -40,6 +40,9 @@ pub(super) struct Keeper {
     /// Where the client begins behind a gap. The bookmark before the gap stays until the client must have
     /// heard of it: if the connection is lost before the RECEIPT, the next one tells of it.
     behind_gap: Option<Bookmark>,
+    /// The client begins before what was known: its journal was made anew, and bookmarks further on are of
+    /// the one before.
+    is_anew: bool,
 }
 
 /// A subscription whose bookmark is kept. When it is dropped, the bookmark is kept for the last time.
@@ -65,6 +68,7 @@ impl Keeper {
             name: format!("{device}\n{exchange}\n{pattern}").into(),
             last: None,
             behind_gap: None,
+            is_anew: false,
         }
     }
 
@@ -90,6 +94,7 @@ impl Keeper {
     /// The client begins there, and is told of the gap before it.
     pub(super) fn begin_behind_gap(&mut self, bookmark: Bookmark) {
         self.behind_gap = Some(bookmark);
+        self.is_anew = self.last.is_some_and(|last| last.is_ahead_of(bookmark));
     }
 
     /// Keeps the bookmark, unless another connection has moved it further on: the client may have come
@@ -108,7 +113,7 @@ impl Keeper {
                 return Ok(());
             }
             let other = there.parse::<Bookmark>();
-            if other.is_ok_and(|other| other.is_ahead_of(bookmark)) {
+            if !self.is_anew && other.is_ok_and(|other| other.is_ahead_of(bookmark)) {
                 return Ok(());
             }
             // A try whose answer was lost, or what the store had before it lost something.
@@ -166,7 +171,9 @@ impl Keeper {
             if is_over {
                 return self.keep_last(&acks).await;
             }
-            if let Some(bookmark) = acks.take() {
+            if (is_look || self.has_heard(&acks))
+                && let Some(bookmark) = acks.take()
+            {
                 self.behind_gap = None;
                 if self.keep(bookmark).await.is_err() {
                     // The next one is as good; and there is one at the end.
@@ -178,7 +185,16 @@ impl Keeper {
         }
     }
 
+    /// Whether the client has heard of the gap behind which it begins, if there is one. What it was never
+    /// given moves the bookmark, too: too large a message.
+    fn has_heard(&self, acks: &Acks) -> bool {
+        self.behind_gap.is_none() || acks.is_answered()
+    }
+
     async fn keep_last(&mut self, acks: &Acks) {
+        if !self.has_heard(acks) {
+            return;
+        }
         let end = after(LAST_TRIES);
         while let Some(bookmark) = acks.take() {
             if self.keep(bookmark).await.is_ok() || Instant::now() >= end {
@@ -250,6 +266,7 @@ mod tests {
             name: NAME.into(),
             last: None,
             behind_gap: None,
+            is_anew: false,
         }
     }
 
@@ -351,7 +368,14 @@ mod tests {
         // A journal that was made anew begins before what was known.
         let mut anew = keeper(&store);
         assert_eq!(anew.find().await.unwrap(), Some(at(90)));
+        let mut of_before = keeper(&store);
+        assert_eq!(of_before.find().await.unwrap(), Some(at(90)));
+        anew.begin_behind_gap(at(0));
         anew.keep(at(3)).await.unwrap();
         assert_eq!(known(&store).await, text(at(3)));
+        // A connection to the journal of before keeps late what was acknowledged there.
+        of_before.keep(at(95)).await.unwrap();
+        anew.keep(at(5)).await.unwrap();
+        assert_eq!(known(&store).await, text(at(5)));
     }
 }

@@ -311,10 +311,15 @@ fn of_another_type(
 /// The line that is right where the exchange is of this other type.
 pub(super) fn retyped(wanted: &Exchange, there: ExchangeKind) -> String {
     let Exchange { name, role, .. } = wanted;
+    let another = |section: &str, proposed: &str| {
+        // It may be the one that is taken.
+        let more = if **name == *proposed { "2" } else { "" };
+        format!("[{section}] exchange = \"{proposed}{more}\"")
+    };
     match (role, there) {
-        (Role::Control, _) => "[control] exchange = \"stentor.commands\"".to_owned(),
-        (Role::Presence, _) => "[presence] exchange = \"stentor.presence\"".to_owned(),
-        (Role::Offline, _) => "[offline] exchange = \"stentor.offline\"".to_owned(),
+        (Role::Control, _) => another("control", "stentor.commands"),
+        (Role::Presence, _) => another("presence", "stentor.presence"),
+        (Role::Offline, _) => another("offline", "stentor.offline"),
         (Role::Unheard, _) => format!("delete exchange {name}: the gateway makes it anew"),
         (Role::Clients | Role::Source | Role::Journal | Role::Whole, ExchangeKind::Other) => {
             format!("[broker] exchanges: leave {name} out")
@@ -589,6 +594,9 @@ mod tests {
             (Role::Control, "stentor.control"),
             (Role::Presence, "presence"),
             (Role::Offline, "offline"),
+            (Role::Control, "stentor.commands"),
+            (Role::Presence, "stentor.presence"),
+            (Role::Offline, "stentor.offline"),
         ] {
             let wanted = Exchange {
                 name: name.into(),

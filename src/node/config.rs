@@ -69,10 +69,10 @@ impl MemoryConfig {
             );
             return Err(("watermark", message));
         }
-        if (1..LEAST).contains(&self.limit) {
+        if self.watermark > 0 && (1..LEAST).contains(&self.limit) {
             let message = format!(
-                "is {}, less than {}, so nobody could log in; a number is bytes: write a size such \
-                 as \"8GiB\", or 0 for what the machine leaves",
+                "is {}, less than {}, most of which the process itself takes; a number is bytes: write a \
+                 size such as \"8GiB\", or 0 for what the machine leaves",
                 show_size(self.limit),
                 show_size(LEAST)
             );
@@ -103,5 +103,10 @@ mod tests {
             };
             assert_eq!(config.check().is_ok(), is_good, "{limit}");
         }
+        let unused = MemoryConfig {
+            watermark: 0,
+            limit: 8,
+        };
+        assert_eq!(unused.check(), Ok(()));
     }
 }

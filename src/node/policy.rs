@@ -93,13 +93,13 @@ impl LoginPolicy {
         self.repeated_login != Repeated::Allow || self.max_per_user > 0
     }
 
-    /// So many sessions of a user stay when another one logs in, at least where devices count; 0: any
-    /// number.
+    /// So many sessions a user may have when another one logs in and takes the place of one; 0: none
+    /// takes another's place.
     #[must_use]
-    pub fn leaves(&self) -> usize {
+    pub fn replaces_among(&self) -> usize {
         match self.repeated_login {
-            Repeated::Allow => self.max_per_user,
-            Repeated::Reject | Repeated::Replace => self.max_per_user.max(1),
+            Repeated::Allow | Repeated::Reject => 0,
+            Repeated::Replace => self.max_per_user.max(1),
         }
     }
 

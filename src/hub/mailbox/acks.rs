@@ -39,6 +39,8 @@ struct State {
     bookmark: Option<Bookmark>,
     /// It was not kept yet.
     is_new: bool,
+    /// The client has acknowledged something: it has heard how it began.
+    is_answered: bool,
     /// Messages were dropped that it does not know of.
     is_cut: bool,
 }
@@ -134,6 +136,7 @@ impl Acks {
         for given in given.range_mut(from..=at) {
             given.is_settled = true;
         }
+        state.is_answered = true;
         self.settle_first(state);
         if let Some(mailbox) = self.mailbox.upgrade() {
             mailbox.acknowledged();
@@ -179,6 +182,12 @@ impl Acks {
         let mut state = self.state.lock();
         let is_new = std::mem::take(&mut state.is_new);
         state.bookmark.filter(|_| is_new)
+    }
+
+    /// Whether the client has acknowledged a message.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.state.lock().is_answered
     }
 
     /// The bookmark that was taken could not be kept.

@@ -210,6 +210,12 @@ impl Pass {
         }
     }
 
+    /// Whether there are some to which the reading did not come yet.
+    pub(super) fn has_unreached(&self) -> bool {
+        let mut there = self.joiners.iter().flatten();
+        there.any(|joiner| joiner.turn != Turn::Reached)
+    }
+
     /// Those to which the reading did not come: they wait on.
     pub(super) fn unreached(&mut self) -> Vec<Joiner> {
         let is_unreached = |joiner: &mut Joiner| joiner.turn != Turn::Reached;

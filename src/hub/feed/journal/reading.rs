@@ -153,7 +153,7 @@ impl Feed {
                 pass.dismiss_to_memory();
                 return;
             }
-            if begun.elapsed() >= LONG && are_others_waiting() {
+            if begun.elapsed() >= LONG && (are_others_waiting() || pass.has_unreached()) {
                 break;
             }
             let ask = JournalAsk {
