@@ -58,6 +58,9 @@ const BETWEEN_QUESTIONS: Duration = Duration::from_secs(10);
 /// come from all. So much at once could push commands out of mailboxes.
 const BEFORE_BANS: Duration = Duration::from_secs(2);
 
+/// So few bans are told at once: who is banned is not to come in meanwhile.
+const FEW_BANS: usize = 50;
+
 /// How often RabbitMQ may refuse a part of an answer about bans. Then whoever asked is without.
 const TRIES: u32 = 10;
 
@@ -364,8 +367,15 @@ impl ControlLink {
         }
     }
 
-    /// Answers a question for bans, in a while, by those that no other node has told until then.
+    /// Answers a question for bans: many of them in a while, without those that another node has told
+    /// until then.
     fn answer_bans(&self, shared: &Arc<ControlShared>) {
+        let changes = shared.sessions.bans();
+        if changes.len() <= FEW_BANS {
+            let link = self.clone();
+            background::spawn(async move { link.tell_bans(changes).await });
+            return;
+        }
         // The node that asks now has not heard what was told before.
         let is_waiting = self.0.told_bans.lock().replace(HashMap::new()).is_some();
         if is_waiting {
