@@ -150,7 +150,7 @@ async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     let mut signals = Signals::watch()?;
     let mut gateway = tokio::select! {
         started = Gateway::start_from(loaded, Origin::Sources(file), routes) => started?,
-        // Nobody is served yet.
+        // No client is served yet.
         () = signals.next() => {
             telemetry::stopped(0);
             return Ok(());

@@ -221,7 +221,7 @@ request_timeout = "10s"
     stentor.toml:13: error[wrong-value]: [shutdown] grace: is 30s, but not_ready and drain together take 1m, and the clients that are told last have 2s more to finish; write "1m 2s" or more, or lower the others
     stentor.toml:17: error[contradiction]: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
     "#);
-    // Nobody is asked.
+    // There is no hook.
     let unhooked = "[limits]\nlogin_timeout = \"3s\"\n";
     assert!(load(unhooked, &[]).is_ok());
     let hook = "[auth]\nuser_path = \"http://127.0.0.1:1/user\"\n";

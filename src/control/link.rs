@@ -370,17 +370,18 @@ impl ControlLink {
     /// Answers a question for bans: many of them in a while, without those that another node has told
     /// until then.
     fn answer_bans(&self, shared: &Arc<ControlShared>) {
+        if let Some(told) = &mut *self.0.told_bans.lock() {
+            // The node that asks now has not heard what was told before.
+            told.clear();
+            return;
+        }
         let changes = shared.sessions.bans();
         if changes.len() <= FEW_BANS {
             let link = self.clone();
             background::spawn(async move { link.tell_bans(changes).await });
             return;
         }
-        // The node that asks now has not heard what was told before.
-        let is_waiting = self.0.told_bans.lock().replace(HashMap::new()).is_some();
-        if is_waiting {
-            return;
-        }
+        self.0.told_bans.lock().replace(HashMap::new());
         let (link, shared) = (self.clone(), Arc::clone(shared));
         background::spawn(async move {
             sleep(BEFORE_BANS.mul_f64(rand::random::<f64>())).await;

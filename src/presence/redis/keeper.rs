@@ -544,7 +544,7 @@ impl Teller<'_> {
 
     fn unlist(&mut self, session: &PresenceEntry) {
         if self.is_spoiled {
-            // Whoever clears up after the lease is to find what else the session left.
+            // It stays listed: the node that clears up after the lease finds by that what it left.
             return;
         }
         let list = self.keys().list_of(self.caller.lease, &session.id);
