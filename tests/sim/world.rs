@@ -78,7 +78,7 @@ impl Plan {
         Self {
             seed,
             clients: u32::try_from(draws.between(2, 5)).unwrap(),
-            busy: Duration::from_secs(draws.between(10, 40)),
+            busy: Duration::from_secs(draws.between(6, 20)),
             think: draws.between(500, 3_000),
             faults: draws.between(0, 2),
             overflow: match draws.below(100) {
@@ -484,9 +484,10 @@ impl World {
         self.state.lock().rush = Some(Instant::now());
     }
 
+    /// An ERROR waits for up to 5 s for the answers to frames before it.
     pub(crate) fn was_rushed(&self) -> bool {
         let rush = self.state.lock().rush;
-        rush.is_some_and(|rush| rush.elapsed() < Duration::from_secs(5))
+        rush.is_some_and(|rush| rush.elapsed() < Duration::from_secs(11))
     }
 
     pub(crate) fn interruptions(&self) -> u64 {
