@@ -16,14 +16,18 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     config::MemoryConfig,
-    measure::{Look, look},
+    measure::{Gauge, Look, look},
     room::Room,
 };
 use crate::{telemetry, units::show_size};
 
-/// How often it is looked; and while the process takes more than half of the mark.
-const CALM: Duration = Duration::from_millis(250);
+/// Between two looks: while the process takes more than half of the mark, and at least and at most
+/// while it takes less.
 const NEAR: Duration = Duration::from_millis(50);
+const CALM: Duration = Duration::from_millis(250);
+const FAR: Duration = Duration::from_secs(1);
+/// What it may take more in a millisecond, in bytes: a network of 8 Gbit/s brings no more.
+const GROWTH: usize = 1024 * 1024;
 /// How often the allocator is told to give back what it does not need.
 const GIVING_BACK: Duration = Duration::from_secs(1);
 /// Between two times that mailboxes are closed: what was in them takes its time to go.
@@ -100,6 +104,7 @@ impl Memory {
         give_back_soon();
         let mut given_back = Instant::now();
         let mut shed = None;
+        let mut gauge = (config.watermark > 0).then(|| Gauge::new(Path::new("/")));
         let mut pace = CALM;
         loop {
             tokio::time::sleep(pace).await;
@@ -112,18 +117,13 @@ impl Memory {
                 given_back = Instant::now();
                 give_back(is_short);
             }
-            let Some(look) = (config.watermark > 0)
-                .then(|| look(Path::new("/")))
-                .flatten()
-            else {
+            let Some(look) = gauge.as_mut().and_then(Gauge::look) else {
+                pace = FAR;
                 continue;
             };
             let marks = Marks::new(&config, look);
             memory.note(look.resident, marks);
-            pace = match look.resident > marks.high / 2 {
-                true => NEAR,
-                false => CALM,
-            };
+            pace = marks.pace(look.resident);
             let may_shed = shed.is_none_or(|at: Instant| at.elapsed() >= SHEDDING);
             if memory.is_short() && may_shed {
                 shed = Some(Instant::now());
@@ -177,6 +177,21 @@ impl Marks {
             high,
             low: (high / 10).saturating_mul(9),
         }
+    }
+
+    /// How long it is until the next look.
+    ///
+    /// Until then nobody notices what the process takes, so that must not be much of what is left to
+    /// the mark: growing by [`GROWTH`] it comes half way. The other half is for a mark that sinks
+    /// meanwhile, because others take the machine's memory. A small mark is looked at each [`CALM`]
+    /// all the same, in which it would have to grow by twice the mark in a second to pass it.
+    fn pace(self, resident: usize) -> Duration {
+        if resident > self.high / 2 {
+            return NEAR;
+        }
+        let half_way = self.high.saturating_sub(resident) / 2;
+        let milliseconds = u64::try_from(half_way / GROWTH).unwrap_or(u64::MAX);
+        Duration::from_millis(milliseconds).clamp(CALM, FAR)
     }
 }
 
@@ -274,6 +289,34 @@ mod tests {
         config.limit = 2_000;
         let marks = Marks::new(&config, look);
         assert_eq!((marks.high, marks.low), (1_500, 1_350));
+    }
+
+    #[test]
+    fn far_from_the_mark_looks_are_rare_and_growth_in_between_is_bounded() {
+        const MIB: usize = 1024 * 1024;
+        let pace = |high: usize, resident: usize| {
+            let low = high / 10 * 9;
+            Marks { high, low }.pace(resident)
+        };
+        // Of a machine with 8 GiB, and of small containers.
+        assert_eq!(pace(6144 * MIB, 20 * MIB), FAR);
+        assert_eq!(pace(768 * MIB, 20 * MIB), Duration::from_millis(374));
+        assert_eq!(pace(192 * MIB, 20 * MIB), CALM);
+        assert_eq!(pace(0, 0), CALM);
+        for high in [10, 192, 768, 1536, 6144, 65_536].map(|high| high * MIB) {
+            assert_eq!(pace(high, high / 2 + 1), NEAR);
+            assert_eq!(pace(high, high), NEAR);
+            for resident in (0..=50).map(|percent| high / 100 * percent) {
+                let pause = pace(high, resident);
+                assert!((CALM..=FAR).contains(&pause));
+                let milliseconds = usize::try_from(pause.as_millis()).unwrap();
+                let reached = resident + milliseconds * GROWTH;
+                assert!(
+                    pause == CALM || reached <= resident.midpoint(high),
+                    "{resident} {high}"
+                );
+            }
+        }
     }
 
     #[tokio::test]
