@@ -96,7 +96,7 @@ impl LoggedIn for Context {
 /// Repeats the questions of the login and of each subscription, as far as there is time. Answers the
 /// problem for a client that has to go; `None` if it is gone.
 async fn recheck(session: &Weak<Context>, mut place: RecheckPlace) -> Option<Result<(), Problem>> {
-    let mut left = match recheck_login(session).await? {
+    let mut left = match recheck_login(session, &mut place).await? {
         Ok(subscriptions) => subscriptions,
         Err(problem) => return Some(Err(problem)),
     };
@@ -137,18 +137,28 @@ async fn recheck(session: &Weak<Context>, mut place: RecheckPlace) -> Option<Res
             }
         }
     }
+    place.leave(left.len());
     Some(Ok(()))
 }
 
-/// Asks what was asked at the login; the subscriptions that are to be asked about next. `None`: the
-/// session is gone.
-async fn recheck_login(session: &Weak<Context>) -> Option<Result<Subscriptions, Problem>> {
-    for _ in 0..TRIES {
+/// Asks what was asked at the login; the subscriptions that are to be asked about next, of which
+/// there are none if there was no answer. `None`: the session is gone.
+async fn recheck_login(
+    session: &Weak<Context>,
+    place: &mut RecheckPlace,
+) -> Option<Result<Subscriptions, Problem>> {
+    for tried in 0..TRIES {
+        if tried > 0 {
+            // While the hook is down all sessions ask again, and others wait for their first turn.
+            place.give_way().await;
+        }
         let asked = try_recheck_login(&*session.upgrade()?).await;
         if let Some(answer) = asked.transpose() {
             return Some(answer);
         }
     }
+    let context = session.upgrade()?;
+    place.leave(context.rights().map_or(0, Rights::count));
     Some(Ok(Subscriptions::new()))
 }
 

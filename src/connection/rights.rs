@@ -95,6 +95,11 @@ impl Rights {
         noted.subscriptions.clone()
     }
 
+    /// How many subscriptions a recheck asks about.
+    pub(super) fn count(&self) -> usize {
+        self.noted.lock().subscriptions.len()
+    }
+
     /// A recheck has no time for this subscription and those behind it: the next one begins with it.
     pub(super) fn go_on_with(&self, subscription: SubscriptionId) {
         let subscriptions = &mut self.noted.lock().subscriptions;

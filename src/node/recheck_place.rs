@@ -11,7 +11,8 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A place among the rechecks that ask the hook: so many ask at a time. A recheck with many questions
-/// gives way between them, so that it takes no longer to come to a session beside it.
+/// gives way between them, and before it repeats one, so that it takes no longer to come to a session
+/// beside it.
 pub struct RecheckPlace {
     places: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
@@ -51,7 +52,7 @@ impl RecheckPlace {
         self.time
     }
 
-    /// It leaves so many. The log says how many all rechecks left.
+    /// It leaves so many, for want of time or of an answer. The log says how many all rechecks left.
     pub fn leave(&self, subscriptions: usize) {
         let subscriptions = u64::try_from(subscriptions).unwrap_or(u64::MAX);
         self.left.fetch_add(subscriptions, Relaxed);

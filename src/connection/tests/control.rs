@@ -719,6 +719,57 @@ async fn many_subscriptions_keep_off_no_question_about_the_login() {
     asking.abort();
 }
 
+/// While the hook is down it is asked again about everybody.
+#[tokio::test(start_paused = true)]
+async fn a_login_without_an_answer_is_asked_about_again_behind_others() {
+    // One asks at a time.
+    let house = rechecking_by(2);
+    let _alice = connect(&house, "alice").await;
+    let _bob = connect(&house, "bob").await;
+    house.hook.asked();
+    *house.hook.takes.lock() = Duration::from_millis(10);
+    // The first question about a virtual host has no turn, while the other user waits.
+    house.hook.be_busy("vhost / from 127.0.0.1");
+    let recheck = house.services.settings().recheck.unwrap();
+    let named = BTreeSet::from(["alice".into(), "bob".into()]);
+    recheck_users(&house.services.registry, &named, recheck);
+    sleep(EVERY).await;
+    let asked = house.hook.asked();
+    let users = asked
+        .iter()
+        .filter(|question| question.starts_with("user "));
+    let users: Vec<_> = users.collect();
+    assert_eq!(users.len(), 3, "{asked:?}");
+    assert_ne!(users[0], users[1], "{asked:?}");
+    assert_eq!(users[0], users[2], "{asked:?}");
+}
+
+/// Operators hear of them as of those for which there is no time.
+#[tokio::test(start_paused = true)]
+async fn subscriptions_without_an_answer_are_left_to_the_next_recheck() {
+    let topic = r#"read topic "feed" "1""#;
+    for (is_down, left) in [(true, 3), (false, 1)] {
+        let house = rechecking();
+        let log = telemetry::capture::Capture::start();
+        let (mut client, _) = connect(&house, "alice").await;
+        subscribe_to(&mut client, 3).await;
+        if is_down {
+            house.hook.fail("user alice");
+        } else {
+            // As often as a recheck asks about one subscription.
+            (0..3).for_each(|_| house.hook.be_busy(topic));
+        }
+        let recheck = house.services.settings().recheck.unwrap();
+        let registry = Arc::downgrade(&house.services.registry);
+        let asking = tokio::spawn(recheck_in_turn(registry, recheck));
+        sleep(2 * EVERY).await;
+        asking.abort();
+        client.expect_nothing();
+        let expected = format!("passed_over=0 left={left}");
+        assert!(log.text().contains(&expected), "{}", log.text());
+    }
+}
+
 async fn subscribe_to(client: &mut Client, count: usize) {
     for number in 0..count {
         let destination = format!("/exchange/feed/{number}");

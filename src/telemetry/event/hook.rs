@@ -40,12 +40,13 @@ pub fn hook_url_too_long(call: &dyn Display, path: &str, status: u16, unsaid: u6
 }
 
 /// So many times in an interval of `[auth] recheck` a session's turn came while the hook was still
-/// being asked about it; and so many subscriptions were left to the next recheck of their session.
+/// being asked about it; and so many subscriptions were left to the next recheck of their session, for
+/// want of time or of an answer.
 pub fn rechecks_late(passed_over: u64, left: u64) {
     warn!(
         target: "stentor::auth", passed_over, left,
         "sessions or their subscriptions are asked about less often than [auth] recheck says: the \
-         hook is slow"
+         hook is slow, or gives no answer"
     );
 }
 
