@@ -30,11 +30,13 @@ pub fn jwks_answers_again(url: &str, unsaid: u64) {
     info!(target: "stentor::auth", url, unsaid, "the keys of the tokens' issuer are there");
 }
 
-/// The issuer has more keys for an algorithm than a token is tried with that names none.
+/// A token was not tried with all of its issuer's `keys` for its algorithm: they are too many, and it
+/// or they have no names.
 pub fn jwks_crowded(url: &str, algorithm: &dyn Debug, keys: usize) {
     warn!(
         target: "stentor::auth", url, ?algorithm, keys,
-        "the tokens' issuer has so many keys that a token without a kid is not tried with all of them"
+        "a token was refused that was not tried with all keys of the tokens' issuer: there are many, \
+         and it or they have no kid"
     );
 }
 

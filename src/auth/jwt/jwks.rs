@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use jsonwebtoken::Algorithm;
 use parking_lot::{Mutex, RwLock};
 use reqwest::{Client, StatusCode, redirect};
 use tokio::{
@@ -55,7 +56,7 @@ struct State {
 struct Failing {
     seldom: Seldom,
     is_failing: bool,
-    /// It was said that a token without the name of its key is not tried with all of them.
+    /// It was said that a token was not tried with all of them.
     is_crowded: bool,
 }
 
@@ -211,6 +212,16 @@ impl Jwks {
         }
     }
 
+    /// A token was not tried with all keys that fit it, which the log says once, until there are
+    /// fewer. That there are many is no fault: most issuers name them all, and their tokens name
+    /// theirs.
+    pub(super) fn say_crowded(&self, algorithm: Algorithm) {
+        if !std::mem::replace(&mut self.log.lock().is_crowded, true) {
+            let keys = self.known().count(algorithm);
+            telemetry::jwks_crowded(&self.shown(), &algorithm, keys);
+        }
+    }
+
     /// As [`Jwks::fetch`], in its turn. The pause begins when it ends, so those that wait for a turn
     /// come in that pause, also if it took longer than one.
     async fn fetch_at(&self, last: &mut Option<Instant>) -> bool {
@@ -229,11 +240,7 @@ impl Jwks {
         let mut log = self.log.lock();
         match keys {
             Ok(keys) => {
-                let crowded = keys.crowded();
-                let was_crowded = std::mem::replace(&mut log.is_crowded, crowded.is_some());
-                if let (Some((algorithm, count)), false) = (crowded, was_crowded) {
-                    telemetry::jwks_crowded(&self.shown(), &algorithm, count);
-                }
+                log.is_crowded &= keys.crowded().is_some();
                 *self.state.write() = State {
                     keys: Arc::new(keys),
                     failure: None,

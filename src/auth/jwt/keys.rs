@@ -124,6 +124,11 @@ impl KeySet {
         own.chain(others).filter(move |key| key.is_for(algorithm))
     }
 
+    /// How many keys are for an algorithm.
+    pub(super) fn count(&self, algorithm: Algorithm) -> usize {
+        self.0.iter().filter(|key| key.is_for(algorithm)).count()
+    }
+
     /// An algorithm with more keys than a token is tried with that names none, and how many; if
     /// there is one.
     pub(super) fn crowded(&self) -> Option<(Algorithm, usize)> {
@@ -132,7 +137,7 @@ impl KeySet {
         let families = families.iter();
         let mut algorithms = families.flat_map(|family| family.algorithms().iter().copied());
         algorithms.find_map(|algorithm| {
-            let count = self.0.iter().filter(|key| key.is_for(algorithm)).count();
+            let count = self.count(algorithm);
             (count > MAX_TRIED).then_some((algorithm, count))
         })
     }

@@ -214,14 +214,19 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
             Ok(claims) => return Ok(claims),
             Err(unproved) => unproved,
         };
-        let final_by = |unproved| match unproved {
-            Unproved::NoKey => refused(by_files.why()),
-            other => refused(other.why()),
-        };
         // No issuer publishes secrets.
         let is_secret = head.algorithm.family() == AlgorithmFamily::Hmac;
         let jwks = self.jwks.as_ref().filter(|_| !is_secret);
         let jwks = jwks.ok_or_else(|| refused(by_files.why()))?;
+        let final_by = |unproved: Unproved| {
+            if unproved == Unproved::Untried {
+                jwks.say_crowded(head.algorithm);
+            }
+            match unproved {
+                Unproved::NoKey => refused(by_files.why()),
+                other => refused(other.why()),
+            }
+        };
         let known = jwks.known();
         let unproved = match verify::verify(token, &head, &known) {
             Ok(claims) => return Ok(claims),

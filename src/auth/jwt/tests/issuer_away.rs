@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::telemetry::capture::Capture;
 
 /// An issuer whose answer can be changed.
 struct Issuer {
@@ -245,6 +246,26 @@ fn a_token_that_was_not_tried_with_all_keys_is_not_said_to_be_forged() {
     let why = by(&eight, &nameless).unwrap_err();
     assert!(why.contains("its signature is wrong"), "{why}");
     assert_eq!(eight.crowded(), None);
+}
+
+/// Many keys are no fault where tokens name theirs.
+#[tokio::test]
+async fn the_log_warns_of_many_keys_once_a_token_was_not_tried_with_all() {
+    let keys: Vec<_> = (0..9).map(|_| Ed::new()).collect();
+    let named = keys.iter().enumerate();
+    let named: Vec<_> = named.map(|(id, key)| key.jwk(&id.to_string())).collect();
+    let log = Capture::start();
+    let issuer = Issuer::start(ok(&named)).await;
+    let tokens = issuer.tokens("jwks_cooldown = \"1h\"");
+    begun(&tokens, &signed(&keys[8], "8")).await;
+    let count = || log.text().matches("not tried with all keys").count();
+    assert_eq!(count(), 0, "{}", log.text());
+    for _ in 0..2 {
+        let answer = login(&tokens, &signed_as(&keys[8], None)).await;
+        assert!(matches!(answer, Err(Refusal::Denied(_))), "{answer:?}");
+        assert_eq!(count(), 1, "{}", log.text());
+    }
+    assert!(log.text().contains("keys=9"), "{}", log.text());
 }
 
 #[test]
