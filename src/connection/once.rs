@@ -81,7 +81,8 @@ pub(super) async fn open(
         holder: identity.holder(),
         device: device(identity).unwrap_or_default().into(),
     };
-    let (sequence, last) = Sequence::open(Arc::clone(store), name, told).await?;
+    let is_there = || context.is_there();
+    let (sequence, last) = Sequence::open(Arc::clone(store), name, told, is_there).await?;
     identity.set_sequence(sequence);
     Ok(Some(last))
 }

@@ -172,16 +172,19 @@ impl SequenceStore for MemorySequences {
     fn open<'a>(
         &'a self,
         name: &'a SequenceName,
+        known: u64,
         epoch: u64,
         told: u64,
     ) -> BoxFuture<'a, Result<Entry, SequenceError>> {
         let (mut held, config) = (self.held.lock(), &self.config);
-        let known = held.sequences.get(&name.holder, &name.device, config);
-        let entry = Entry::open(known.copied(), epoch, told);
-        let most = config.max_devices;
-        held.sequences
-            .put(&name.holder, &name.device, entry, most, config);
-        ready(Ok(entry)).boxed()
+        let there = held.sequences.get(&name.holder, &name.device, config);
+        let opened = Entry::open(there.copied(), known, epoch, told);
+        if let Ok(entry) = opened {
+            let most = config.max_devices;
+            held.sequences
+                .put(&name.holder, &name.device, entry, most, config);
+        }
+        ready(opened).boxed()
     }
 
     fn look<'a>(&'a self, name: &'a SequenceName) -> BoxFuture<'a, Result<Entry, SequenceError>> {

@@ -70,10 +70,11 @@ pub trait SequenceStore: Send + Sync + 'static {
     /// longest, and has nothing under way.
     ///
     /// # Errors
-    /// [`SequenceError::Unavailable`].
+    /// As there, and [`SequenceError::Unavailable`].
     fn open<'a>(
         &'a self,
         name: &'a SequenceName,
+        known: u64,
         epoch: u64,
         told: u64,
     ) -> BoxFuture<'a, Result<Entry, SequenceError>>;
@@ -191,12 +192,16 @@ pub enum SequenceError {
     /// The store has forgotten the sequence.
     #[error("the sequence was forgotten")]
     Lost,
+    /// The sequence is not as the login found it: another login came in between.
+    #[error("other connections of this device log in at the same time")]
+    Changed,
 }
 
 impl From<SequenceError> for Problem {
     fn from(error: SequenceError) -> Self {
         match error {
             SequenceError::Unavailable(why) => Self::SequenceUnavailable(why),
+            SequenceError::Changed => Self::SequenceUnavailable(error.to_string().into()),
             SequenceError::Taken => Self::SequenceTaken,
             SequenceError::Lost => Self::SequenceLost,
         }

@@ -30,9 +30,23 @@ impl Entry {
     /// beyond the one before. `told` is the last number of which its client says
     /// that it had the receipt: if that is news, the store has forgotten something, and nobody
     /// knows how far the client has come.
-    #[must_use]
-    pub fn open(known: Option<Self>, epoch: u64, told: u64) -> Self {
-        let mut entry = known.unwrap_or_default();
+    ///
+    /// `known` is the epoch of the entry as the login has found it, or 0 where none was there. The call
+    /// may come late, long after it was given up, and another connection has the sequence since. The
+    /// epochs of the two cannot tell, for they are of the clocks of two nodes.
+    ///
+    /// # Errors
+    /// [`SequenceError::Changed`]: the entry has another epoch.
+    pub fn open(
+        there: Option<Self>,
+        known: u64,
+        epoch: u64,
+        told: u64,
+    ) -> Result<Self, SequenceError> {
+        let mut entry = there.unwrap_or_default();
+        if entry.epoch != known {
+            return Err(SequenceError::Changed);
+        }
         let beyond = entry.epoch.saturating_add(1);
         entry.epoch = epoch.max(beyond).min(MAX_NUMBER);
         if told > entry.last {
@@ -40,7 +54,7 @@ impl Entry {
             let unknown = told.saturating_add(WINDOW).min(MAX_NUMBER);
             entry.reserved = entry.reserved.max(unknown);
         }
-        entry
+        Ok(entry)
     }
 
     /// Whether the sequence is that connection's.
@@ -109,9 +123,15 @@ impl Entry {
 mod tests {
     use super::*;
 
+    /// A login that finds the entry as it is.
+    fn open(there: Option<Entry>, epoch: u64, told: u64) -> Entry {
+        let known = there.map_or(0, |entry| entry.epoch);
+        Entry::open(there, known, epoch, told).unwrap()
+    }
+
     #[test]
     fn a_number_is_reserved_then_committed() {
-        let mut entry = Entry::open(None, 7, 0);
+        let mut entry = open(None, 7, 0);
         entry.reserve(7, 3).unwrap();
         entry.commit(7, 0, 2).unwrap();
         assert_eq!((entry.last, entry.reserved, entry.busy), (2, 3, 7));
@@ -125,9 +145,9 @@ mod tests {
 
     #[test]
     fn one_writes_at_a_time_and_facts_of_the_one_before_count() {
-        let mut entry = Entry::open(None, 1, 0);
+        let mut entry = open(None, 1, 0);
         entry.reserve(1, 5).unwrap();
-        let mut entry = Entry::open(Some(entry), 2, 0);
+        let mut entry = open(Some(entry), 2, 0);
         assert!(entry.is_unsettled());
         assert_eq!(entry.reserve(1, 6), Err(SequenceError::Taken));
         entry.commit(1, 0, 4).unwrap();
@@ -139,19 +159,34 @@ mod tests {
 
     #[test]
     fn epochs_grow_whatever_the_clock_says() {
-        let entry = Entry::open(None, 7, 0);
-        let entry = Entry::open(Some(entry), 5, 0);
+        let entry = open(None, 7, 0);
+        let entry = open(Some(entry), 5, 0);
         assert_eq!(entry.epoch, 8);
-        let entry = Entry::open(Some(entry), 20, 0);
+        let entry = open(Some(entry), 20, 0);
         assert_eq!(entry.epoch, 20);
-        let entry = Entry::open(Some(entry), MAX_NUMBER, 0);
-        assert_eq!(Entry::open(Some(entry), 21, 0).epoch, MAX_NUMBER);
+        let entry = open(Some(entry), MAX_NUMBER, 0);
+        assert_eq!(open(Some(entry), 21, 0).epoch, MAX_NUMBER);
+    }
+
+    /// The call was given up, and the client has come again since: by a clock that is ahead or behind.
+    #[test]
+    fn an_open_that_comes_late_changes_nothing() {
+        let here = open(None, 7, 0);
+        for epoch in [6, 7, 8] {
+            let late = Entry::open(Some(here), 0, epoch, 500);
+            assert_eq!(late, Err(SequenceError::Changed));
+        }
+        let next = open(Some(here), 9, 0);
+        let late = Entry::open(Some(next), 7, 10, 0);
+        assert_eq!(late, Err(SequenceError::Changed));
+        // Nor does it make an entry that was forgotten since.
+        assert_eq!(Entry::open(None, 7, 10, 0), Err(SequenceError::Changed));
     }
 
     #[test]
     fn a_store_that_has_lost_the_login_is_no_other_connection() {
-        let before = Entry::open(None, 1, 0);
-        assert_eq!(Entry::open(Some(before), 2, 0).reserve(2, 1), Ok(()));
+        let before = open(None, 1, 0);
+        assert_eq!(open(Some(before), 2, 0).reserve(2, 1), Ok(()));
         let mut entry = before;
         assert_eq!(entry.reserve(2, 2), Err(SequenceError::Lost));
         assert_eq!(entry.commit(2, 0, 1), Err(SequenceError::Lost));
@@ -161,25 +196,25 @@ mod tests {
 
     #[test]
     fn a_connection_says_at_its_end_what_the_store_has_lost() {
-        let mut entry = Entry::open(None, 1, 0);
+        let mut entry = open(None, 1, 0);
         entry.reserve(1, 2).unwrap();
         let mut before = entry;
         entry.reserve(1, 10).unwrap();
         entry.release(1, 8);
         before.release(1, 8);
         assert_eq!((entry.reserved, before.reserved), (8, 8));
-        let mut taken = Entry::open(Some(before), 2, 0);
+        let mut taken = open(Some(before), 2, 0);
         taken.release(1, 9);
         assert_eq!(taken.reserved, 8);
     }
 
     #[test]
     fn a_store_that_forgot_believes_the_client_and_trusts_nothing_after() {
-        let entry = Entry::open(None, 1, 500);
+        let entry = open(None, 1, 500);
         assert_eq!((entry.last, entry.reserved), (500, 500 + WINDOW));
-        let entry = Entry::open(Some(entry), 2, 400);
+        let entry = open(Some(entry), 2, 400);
         assert_eq!(entry.last, 500);
-        let entry = Entry::open(None, 1, MAX_NUMBER);
+        let entry = open(None, 1, MAX_NUMBER);
         assert_eq!(entry.reserved, MAX_NUMBER);
     }
 }

@@ -37,7 +37,7 @@ pub struct RedisSequences {
 
 /// A step of [`SEQUENCE`], with its arguments.
 enum Step {
-    Open(u64, u64),
+    Open(u64, u64, u64),
     Look,
     Reserve(u64, u64),
     Commit(u64, u64, u64),
@@ -64,7 +64,7 @@ impl RedisSequences {
     async fn step(&self, name: &SequenceName, step: Step) -> Result<Entry, SequenceError> {
         let key = key("sequences", &name.holder);
         let (step, epoch, a, b) = match step {
-            Step::Open(epoch, told) => ("open", epoch, told, 0),
+            Step::Open(known, epoch, told) => ("open", epoch, told, known),
             Step::Look => ("look", 0, 0, 0),
             Step::Reserve(epoch, to) => ("reserve", epoch, to, 0),
             Step::Commit(epoch, from, to) => ("commit", epoch, from, to),
@@ -87,6 +87,7 @@ impl RedisSequences {
                 busy,
             }),
             1 => Err(SequenceError::Taken),
+            3 => Err(SequenceError::Changed),
             _ => Err(SequenceError::Lost),
         }
     }
@@ -149,10 +150,11 @@ impl SequenceStore for RedisSequences {
     fn open<'a>(
         &'a self,
         name: &'a SequenceName,
+        known: u64,
         epoch: u64,
         told: u64,
     ) -> BoxFuture<'a, Result<Entry, SequenceError>> {
-        self.step(name, Step::Open(epoch, told)).boxed()
+        self.step(name, Step::Open(known, epoch, told)).boxed()
     }
 
     fn look<'a>(&'a self, name: &'a SequenceName) -> BoxFuture<'a, Result<Entry, SequenceError>> {

@@ -6,13 +6,13 @@
 -- ARGV[3]  the connection's epoch
 -- ARGV[4]  open: the number that the client told; reserve: to which number; commit: from which
 --          number; release: the last number that may have been handed over
--- ARGV[5]  commit: to which number
+-- ARGV[5]  commit: to which number; open: the epoch that the login has found, 0 if there was none
 -- ARGV[6]  how long an entry is kept, in seconds
 -- ARGV[7]  how many devices a user has at most
 -- ARGV[8]  how many numbers count as unknown if something was forgotten
 -- ARGV[9]  the greatest number
 --
--- Returns the outcome (0: done, 1: taken, 2: lost), epoch, last, reserved and busy.
+-- Returns the outcome (0: done, 1: taken, 2: lost, 3: changed), epoch, last, reserved and busy.
 
 local device, step = ARGV[1], ARGV[2]
 local epoch, a, b = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -27,6 +27,8 @@ end
 
 local entry = read(redis.call('HGET', KEYS[1], device))
 if not entry and step ~= 'open' then return { 2, 0, 0, 0, 0 } end
+-- A call that comes late takes nothing from another connection, and pushes no other device out.
+if step == 'open' and (entry and entry[1] or 0) ~= b then return { 3, 0, 0, 0, 0 } end
 
 -- 0, if the sequence is the connection's; epochs grow, so a smaller one has lost its login.
 local function check()

@@ -28,6 +28,8 @@ use crate::{background, deadline::after};
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses between questions meanwhile.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
+/// How often a login finds that another one came between its looking and its opening.
+const OPENS: usize = 8;
 /// How long a sequence whose connection has ended tries to commit what the broker has confirmed.
 const LAST_COMMITS: Duration = Duration::from_secs(10);
 /// Pauses between these attempts.
@@ -67,16 +69,18 @@ struct Shared {
 
 impl Sequence {
     /// Takes the sequence over for one connection. `told` is the last number of which the client
-    /// says that it had the receipt. Answers the last number that the broker has, too.
+    /// says that it had the receipt. Answers the last number that the broker has, too. `is_there`: the
+    /// client is there still; one that has gone may have come again, to another node.
     ///
     /// # Errors
-    /// As [`SequenceStore::open`].
-    pub async fn open(
+    /// As [`SequenceStore::open`]; [`SequenceError::Taken`], too, where the client has gone.
+    pub async fn open<T: Future<Output = bool>>(
         store: Arc<dyn SequenceStore>,
         name: SequenceName,
         told: u64,
+        is_there: impl Fn() -> T,
     ) -> Result<(Self, u64), SequenceError> {
-        let mut entry = store.open(&name, now(), told).await?;
+        let mut entry = take_over(&*store, &name, told, is_there).await?;
         let epoch = entry.epoch;
         let end = after(PATIENCE);
         while entry.is_unsettled() && Instant::now() < end {
@@ -166,6 +170,31 @@ impl Sequence {
         }
         .boxed()
     }
+}
+
+/// Opens the entry only as it was found, and looks for the client in between: if it has come again to
+/// another node, either the entry is another by then, or the client is seen to have gone here.
+async fn take_over<T: Future<Output = bool>>(
+    store: &dyn SequenceStore,
+    name: &SequenceName,
+    told: u64,
+    is_there: impl Fn() -> T,
+) -> Result<Entry, SequenceError> {
+    for _ in 0..OPENS {
+        let known = match store.look(name).await {
+            Ok(entry) => entry.epoch,
+            Err(SequenceError::Lost) => 0,
+            Err(error) => return Err(error),
+        };
+        if !is_there().await {
+            return Err(SequenceError::Taken);
+        }
+        let opened = store.open(name, known, now(), told).await;
+        if opened != Err(SequenceError::Changed) {
+            return opened;
+        }
+    }
+    Err(SequenceError::Changed)
 }
 
 /// The epoch of a connection that logs in now: the time in microseconds, so that one that the store

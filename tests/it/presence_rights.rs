@@ -166,7 +166,7 @@ async fn sequences_work(url: &str, config: &RedisConfig) {
             holder: holder.clone(),
             device: device.into(),
         };
-        store.open(&name, 7, 0).await.unwrap();
+        store.open(&name, 0, 7, 0).await.unwrap();
         store.reserve(&name, 7, 1).await.unwrap();
         store.commit(&name, 7, 0, 1).await.unwrap();
         assert_eq!(store.look(&name).await.unwrap().last, 1);

@@ -107,6 +107,9 @@ macro_rules! contract {
 contract! {
     all_nodes_see_the_same_sequence,
     only_the_newest_connection_reserves,
+    an_open_that_comes_late_takes_nothing,
+    an_open_that_comes_late_pushes_nothing_out,
+    what_comes_late_of_a_connection_that_is_over_changes_nothing,
     numbers_move_without_a_gap,
     what_the_store_has_lost_is_no_other_connection,
     a_client_s_own_number_counts_where_the_store_has_forgotten,
@@ -134,6 +137,17 @@ fn name(device: &str) -> SequenceName {
     }
 }
 
+/// A login that finds the sequence as it is.
+async fn open(
+    store: &Arc<dyn SequenceStore>,
+    name: &SequenceName,
+    epoch: u64,
+    told: u64,
+) -> Result<Entry, SequenceError> {
+    let known = store.look(name).await.map_or(0, |entry| entry.epoch);
+    store.open(name, known, epoch, told).await
+}
+
 async fn all_nodes_see_the_same_sequence<F: Fixture>() {
     let fixture = F::start().await;
     let (one, two) = (fixture.node(), fixture.node());
@@ -144,7 +158,7 @@ async fn all_nodes_see_the_same_sequence<F: Fixture>() {
         epoch: 7,
         ..Entry::default()
     };
-    assert_eq!(one.open(&name, 7, 0).await, Ok(entry));
+    assert_eq!(open(&one, &name, 7, 0).await, Ok(entry));
     (entry.reserved, entry.busy) = (5, 7);
     assert_eq!(one.reserve(&name, 7, 5).await, Ok(entry));
     assert_eq!(two.look(&name).await, Ok(entry));
@@ -159,9 +173,9 @@ async fn only_the_newest_connection_reserves<F: Fixture>() {
     let fixture = F::start().await;
     let (one, two) = (fixture.node(), fixture.node());
     let name = name("phone");
-    one.open(&name, 1, 0).await.unwrap();
+    open(&one, &name, 1, 0).await.unwrap();
     one.reserve(&name, 1, 4).await.unwrap();
-    let entry = two.open(&name, 2, 0).await.unwrap();
+    let entry = open(&two, &name, 2, 0).await.unwrap();
     assert!(entry.is_unsettled());
     assert_eq!(one.reserve(&name, 1, 5).await, Err(SequenceError::Taken));
     // What the old one has under way is a fact.
@@ -173,11 +187,66 @@ async fn only_the_newest_connection_reserves<F: Fixture>() {
     two.reserve(&name, 2, 5).await.unwrap();
 }
 
+/// Its connection to the store stalled, the call was given up, and the client has come again since: to
+/// a node whose clock is behind, or ahead.
+async fn an_open_that_comes_late_takes_nothing<F: Fixture>() {
+    let fixture = F::start().await;
+    let (stalled, here) = (fixture.node(), fixture.node());
+    let name = name("phone");
+    let mut known = 0;
+    for epoch in [MAX_NUMBER - 9, MAX_NUMBER - 6] {
+        here.open(&name, known, epoch, 0).await.unwrap();
+        let entry = here.reserve(&name, epoch, 4).await.unwrap();
+        for late in [epoch - 1, epoch, epoch + 1] {
+            let opened = stalled.open(&name, known, late, 500).await;
+            assert_eq!(opened, Err(SequenceError::Changed), "{known} {late}");
+        }
+        assert_eq!(here.look(&name).await, Ok(entry));
+        here.reserve(&name, epoch, 5).await.unwrap();
+        known = epoch;
+    }
+}
+
+async fn an_open_that_comes_late_pushes_nothing_out<F: Fixture>() {
+    let fixture = F::start().await;
+    let store = fixture.node();
+    for device in ["a", "b", "c"] {
+        open(&store, &name(device), 1, 0).await.unwrap();
+    }
+    // Its sequence was forgotten since.
+    let late = store.open(&name("d"), 1, 2, 0).await;
+    assert_eq!(late, Err(SequenceError::Changed));
+    for (device, is_known) in [("a", true), ("b", true), ("c", true), ("d", false)] {
+        let known = store.look(&name(device)).await;
+        assert_eq!(known.is_ok(), is_known, "{device}");
+    }
+}
+
+/// Its calls were given up, too, and another connection has the sequence.
+async fn what_comes_late_of_a_connection_that_is_over_changes_nothing<F: Fixture>() {
+    let fixture = F::start().await;
+    let (stalled, here) = (fixture.node(), fixture.node());
+    let name = name("phone");
+    open(&here, &name, 1, 0).await.unwrap();
+    here.reserve(&name, 1, 4).await.unwrap();
+    here.commit(&name, 1, 0, 2).await.unwrap();
+    here.release(&name, 1, 2).await.unwrap();
+    open(&here, &name, 2, 0).await.unwrap();
+    let entry = here.reserve(&name, 2, 3).await.unwrap();
+    let taken = Err(SequenceError::Taken);
+    assert_eq!(stalled.reserve(&name, 1, 9).await, taken);
+    for (from, to) in [(0, 2), (1, 4), (2, 4)] {
+        assert_eq!(stalled.commit(&name, 1, from, to).await, taken);
+    }
+    assert_eq!(stalled.release(&name, 1, 9).await, Ok(entry));
+    assert_eq!(here.look(&name).await, Ok(entry));
+}
+
 async fn numbers_move_without_a_gap<F: Fixture>() {
     let fixture = F::start().await;
     let store = fixture.node();
     let name = name("phone");
-    store.open(&name, 1, 0).await.unwrap();
+    open(&store, &name, 1, 0).await.unwrap();
     store.reserve(&name, 1, 10).await.unwrap();
     let gap = store.commit(&name, 1, 1, 2).await;
     assert_eq!(gap, Err(SequenceError::Lost));
@@ -193,7 +262,7 @@ async fn what_the_store_has_lost_is_no_other_connection<F: Fixture>() {
     let fixture = F::start().await;
     let store = fixture.node();
     let name = name("phone");
-    store.open(&name, 1, 0).await.unwrap();
+    open(&store, &name, 1, 0).await.unwrap();
     store.reserve(&name, 1, 2).await.unwrap();
     // It has lost a reservation.
     assert_eq!(store.release(&name, 1, 5).await.unwrap().reserved, 5);
@@ -205,7 +274,7 @@ async fn what_the_store_has_lost_is_no_other_connection<F: Fixture>() {
         assert_eq!((entry.epoch, entry.reserved), (1, 9));
     }
     // A clock that is behind.
-    assert_eq!(store.open(&name, 1, 0).await.unwrap().epoch, 2);
+    assert_eq!(open(&store, &name, 1, 0).await.unwrap().epoch, 2);
     assert_eq!(store.reserve(&name, 1, 10).await, Err(SequenceError::Taken));
     store.reserve(&name, 2, 10).await.unwrap();
 }
@@ -213,9 +282,9 @@ async fn what_the_store_has_lost_is_no_other_connection<F: Fixture>() {
 async fn a_client_s_own_number_counts_where_the_store_has_forgotten<F: Fixture>() {
     let fixture = F::start().await;
     let store = fixture.node();
-    let entry = store.open(&name("phone"), 1, 500).await.unwrap();
+    let entry = open(&store, &name("phone"), 1, 500).await.unwrap();
     assert_eq!((entry.last, entry.reserved), (500, 500 + WINDOW));
-    let entry = store.open(&name("phone"), 2, 7).await.unwrap();
+    let entry = open(&store, &name("phone"), 2, 7).await.unwrap();
     assert_eq!((entry.last, entry.reserved), (500, 500 + WINDOW));
 }
 
@@ -224,7 +293,7 @@ async fn large_numbers_are_exact<F: Fixture>() {
     let store = fixture.node();
     let name = name("phone");
     let (last, epoch) = (MAX_NUMBER - 3, MAX_NUMBER - 1);
-    let entry = store.open(&name, epoch, last).await.unwrap();
+    let entry = open(&store, &name, epoch, last).await.unwrap();
     assert_eq!((entry.last, entry.reserved), (last, MAX_NUMBER));
     store.reserve(&name, epoch, MAX_NUMBER).await.unwrap();
     let entry = store.commit(&name, epoch, last, MAX_NUMBER).await.unwrap();
@@ -240,7 +309,7 @@ async fn users_and_vhosts_are_apart<F: Fixture>() {
             holder: holder(vhost, user),
             device: "phone".into(),
         };
-        let entry = store.open(&name, 1, 0).await.unwrap();
+        let entry = open(&store, &name, 1, 0).await.unwrap();
         assert_eq!(entry.last, 0, "{name:?}");
         store.reserve(&name, 1, 1).await.unwrap();
         store.commit(&name, 1, 0, 1).await.unwrap();
@@ -254,11 +323,11 @@ async fn the_device_that_was_unused_for_longest_is_forgotten<F: Fixture>() {
     let fixture = F::start().await;
     let store = fixture.node();
     for device in ["a", "b", "c"] {
-        store.open(&name(device), 1, 1).await.unwrap();
+        open(&store, &name(device), 1, 1).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1_100)).await;
     }
     store.look(&name("a")).await.unwrap();
-    store.open(&name("d"), 1, 1).await.unwrap();
+    open(&store, &name("d"), 1, 1).await.unwrap();
     for (device, is_known) in [("a", true), ("b", false), ("c", true), ("d", true)] {
         let known = store.look(&name(device)).await;
         assert_eq!(known.is_ok(), is_known, "{device}");

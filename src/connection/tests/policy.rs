@@ -45,10 +45,11 @@ impl SequenceStore for Store {
     fn open<'a>(
         &'a self,
         name: &'a SequenceName,
+        known: u64,
         epoch: u64,
         told: u64,
     ) -> BoxFuture<'a, Result<Entry, SequenceError>> {
-        self.call(self.inner.open(name, epoch, told))
+        self.call(self.inner.open(name, known, epoch, told))
     }
 
     fn look<'a>(&'a self, name: &'a SequenceName) -> BoxFuture<'a, Result<Entry, SequenceError>> {

@@ -19,6 +19,10 @@ const ALL: u64 = 12;
 enum Event {
     /// The client connects anew; its old connection may not have noticed.
     Connect,
+    /// The client connects anew, and its login is given up: its call of the store has stalled.
+    GiveUp,
+    /// Such a call is done after all.
+    ComeLate(u8),
     /// The login has waited long enough.
     Ready,
     /// The client sends its next numbers.
@@ -71,6 +75,10 @@ struct Message {
 struct World {
     store: Option<Entry>,
     epochs: u64,
+    /// What logins that were given up knew of the entry, their epochs, and the numbers that they told.
+    stalled: Vec<(u64, u64, u64)>,
+    /// One of them has taken the sequence from the connection that the client has.
+    has_stolen: bool,
     connections: Vec<Connection>,
     under_way: Vec<Message>,
     /// How often each number was published without and with the mark.
@@ -107,7 +115,7 @@ impl World {
     fn connect(&mut self) {
         self.epochs += 1;
         let epoch = self.epochs;
-        self.store = Some(Entry::open(self.store, epoch, self.receipted));
+        self.store = Entry::open(self.store, self.epoch(), epoch, self.receipted).ok();
         self.connections.push(Connection {
             epoch,
             line: None,
@@ -115,6 +123,33 @@ impl World {
             is_cut: false,
             is_broken: false,
         });
+    }
+
+    /// As the store has it.
+    fn epoch(&self) -> u64 {
+        self.store.map_or(0, |entry| entry.epoch)
+    }
+
+    fn give_up(&mut self) {
+        if let Some(newest) = self.connections.last_mut() {
+            newest.is_cut = true;
+        }
+        self.epochs += 1;
+        let call = (self.epoch(), self.epochs, self.receipted);
+        self.stalled.push(call);
+    }
+
+    fn come_late(&mut self, index: u8) {
+        if self.stalled.is_empty() {
+            return;
+        }
+        let at = usize::from(index) % self.stalled.len();
+        let (known, epoch, told) = self.stalled.remove(at);
+        if let Ok(entry) = Entry::open(self.store, known, epoch, told) {
+            let here = self.connections.last().filter(|newest| !newest.is_cut);
+            self.has_stolen |= here.is_some_and(|newest| newest.epoch == self.epoch());
+            self.store = Some(entry);
+        }
     }
 
     fn ready(&mut self) {
@@ -286,6 +321,8 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Connect => self.connect(),
+            Event::GiveUp => self.give_up(),
+            Event::ComeLate(index) => self.come_late(index),
             Event::Ready => self.ready(),
             Event::Send(count) => self.send(count),
             Event::Take(index, answer) => {
@@ -322,6 +359,7 @@ impl World {
     }
 
     fn check(&self) -> Result<(), TestCaseError> {
+        prop_assert!(!self.has_stolen, "a late login has the sequence");
         for number in 1..=ALL {
             let (plain, marked) = self.published.get(&number).copied().unwrap_or_default();
             prop_assert!(plain <= 1, "{number} was published {plain} times unmarked");
@@ -362,6 +400,8 @@ fn events() -> impl Strategy<Value = Event> {
     let any = any::<u8>;
     prop_oneof![
         3 => Just(Event::Connect),
+        1 => Just(Event::GiveUp),
+        2 => any().prop_map(Event::ComeLate),
         5 => Just(Event::Ready),
         6 => (1_u8..5).prop_map(Event::Send),
         12 => (any(), answers()).prop_map(|(at, answer)| Event::Take(at, answer)),

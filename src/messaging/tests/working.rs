@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use stomp_session::Problem;
 use tokio::{
     sync::oneshot,
@@ -61,10 +64,11 @@ impl SequenceStore for Far {
     fn open<'a>(
         &'a self,
         name: &'a SequenceName,
+        known: u64,
         epoch: u64,
         told: u64,
     ) -> BoxFuture<'a, Result<Entry, SequenceError>> {
-        self.call(move || self.inner.open(name, epoch, told))
+        self.call(move || self.inner.open(name, known, epoch, told))
     }
 
     fn look<'a>(&'a self, name: &'a SequenceName) -> BoxFuture<'a, Result<Entry, SequenceError>> {
@@ -147,12 +151,15 @@ fn holder() -> Holder {
     }
 }
 
-async fn open(store: &Arc<Far>, told: u64) -> Result<(Sequence, u64), SequenceError> {
-    let name = SequenceName {
+fn phone() -> SequenceName {
+    SequenceName {
         holder: holder(),
         device: "phone".into(),
-    };
-    Sequence::open(Arc::clone(store) as _, name, told).await
+    }
+}
+
+async fn open(store: &Arc<Far>, told: u64) -> Result<(Sequence, u64), SequenceError> {
+    Sequence::open(Arc::clone(store) as _, phone(), told, || ready(true)).await
 }
 
 /// A message under way, and the broker's side of it.
@@ -224,6 +231,59 @@ async fn the_next_login_waits_for_what_is_under_way() {
     let (second, last) = login.await.unwrap().unwrap();
     assert_eq!(last, 1);
     assert!(!is_marked(&second, 2).await);
+}
+
+/// A call of a login that was given up is done between the calls of the next one.
+#[tokio::test(start_paused = true)]
+async fn a_login_between_whose_calls_another_comes_begins_anew() {
+    let (store, looks) = (Far::new(), AtomicUsize::new(0));
+    let is_there = || {
+        let is_first = looks.fetch_add(1, Ordering::Relaxed) == 0;
+        let (store, name) = (&store, phone());
+        async move {
+            if is_first {
+                store.inner.open(&name, 0, 7, 0).await.unwrap();
+            }
+            true
+        }
+    };
+    let opening = Sequence::open(Arc::clone(&store) as _, phone(), 0, is_there);
+    let (sequence, _) = opening.await.unwrap();
+    assert_eq!(looks.load(Ordering::Relaxed), 2);
+    assert!(!is_marked(&sequence, 1).await);
+    // One that comes later changes nothing.
+    for known in [0, 7] {
+        let late = store.inner.open(&phone(), known, u64::MAX, 9).await;
+        assert_eq!(late, Err(SequenceError::Changed));
+    }
+    sequence.published(1, confirmed()).await.unwrap();
+    assert!(!is_marked(&sequence, 2).await);
+}
+
+/// Others come without end: the client is to try later, and nobody told it to stay away.
+#[tokio::test(start_paused = true)]
+async fn a_login_between_whose_calls_others_always_come_is_given_up() {
+    let store = Far::new();
+    let is_there = || {
+        let (store, name) = (&store, phone());
+        async move {
+            let known = store.inner.look(&name).await.map_or(0, |entry| entry.epoch);
+            store.inner.open(&name, known, 0, 0).await.is_ok()
+        }
+    };
+    let opening = Sequence::open(Arc::clone(&store) as _, phone(), 0, is_there);
+    let problem = Problem::from(opening.await.unwrap_err());
+    assert!(matches!(problem, Problem::SequenceUnavailable(_)));
+}
+
+/// The store is slow, and the client has come again, to another node.
+#[tokio::test(start_paused = true)]
+async fn a_login_whose_client_has_gone_meanwhile_takes_nothing_over() {
+    let store = Far::new();
+    let (sequence, _) = open(&store, 0).await.unwrap();
+    let gone = Sequence::open(Arc::clone(&store) as _, phone(), 0, || ready(false));
+    assert_eq!(gone.await.unwrap_err(), SequenceError::Taken);
+    assert!(!is_marked(&sequence, 1).await);
 }
 
 #[tokio::test(start_paused = true)]
