@@ -477,7 +477,12 @@ impl Feed {
     /// From so long ago on; a few may be older.
     async fn locate_time(&self, journal: &Journal, ago: Duration) -> Result<u64, ResumeError> {
         if let Some(position) = self.reached_before(ago) {
-            return Ok(position);
+            if position >= self.remembered().0 {
+                return Ok(position);
+            }
+            // The journal may have been kept for a shorter time than this node reads it.
+            let _turn = journal.questions.acquire().await;
+            return Ok(position.max(self.first_available().await?));
         }
         let _turn = journal.questions.acquire().await;
         // From then on there is something, so the broker begins at once.

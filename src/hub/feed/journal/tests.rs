@@ -985,6 +985,21 @@ async fn what_was_read_here_is_found_by_this_node_s_clock() {
     assert_eq!(scene.fake.stream.lock().parts, parts);
 }
 
+/// Who asks for a time gets whatever is there, also where less is kept.
+#[tokio::test(start_paused = true)]
+async fn a_time_from_which_on_not_all_is_kept_is_no_gap() {
+    let scene = scene(1);
+    for first in [0, 10, 20] {
+        scene.with(first..first + 10).await;
+        sleep(Duration::from_secs(60)).await;
+    }
+    scene.fake.expire(5);
+    let client = client(100);
+    let (_guard, resumed) = scene.resume(&client, &since(150)).await.unwrap();
+    assert_eq!(told(resumed), exact(25));
+    assert_eq!(read_on(&client).await, numbers(5..30));
+}
+
 /// Of a message that is left out no cursor is made, so the next page looks at it again.
 #[tokio::test(start_paused = true)]
 async fn what_is_left_out_counts_on_one_page() {
