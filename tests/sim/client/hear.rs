@@ -202,8 +202,8 @@ impl Session {
                 if queued.frames > queued.requeues + 1 {
                     self.violate(format!("m{id} is delivered twice: {queued:?}"));
                 }
-                // It may have waited here since before the link was lost.
-                let loss = if self.was_stalled() {
+                // It may have waited here, or have been on its way, since before the link was lost.
+                let loss = if self.was_stalled() || queued.frames <= queued.requeues {
                     u64::MAX
                 } else {
                     self.world.broker.losses()
