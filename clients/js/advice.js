@@ -49,9 +49,12 @@ export function problemOfError({ headers, body }, next) {
   return new Problem(code, message, { detail: body.trim(), fate, reason: headers.reason, ...(readAdvice(headers.reconnect) ?? { next }) });
 }
 
-/** The problem that a close without an ERROR tells. The codes say less than an ERROR: 1008 is of both kinds. */
-export function problemOfClose({ code, reason }) {
-  const next = { 1002: 'stop', 1008: 'renew', 1009: 'stop' }[code] ?? 'retry';
+/**
+ * The problem that a close without an ERROR tells. The codes say less than an ERROR: 1008 is of both kinds. Before
+ * the login, 1002 is sockjs-client's word for a server that it cannot reach.
+ */
+export function problemOfClose({ code, reason }, isLoggedIn = true) {
+  const next = { 1002: isLoggedIn ? 'stop' : 'retry', 1008: 'renew', 1009: 'stop' }[code] ?? 'retry';
   const message = String(reason ?? '') || `the connection is lost (${code})`;
   return new Problem(next === 'retry' ? 'connection-lost' : `closed-${code}`, message, { next });
 }

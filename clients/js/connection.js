@@ -43,7 +43,7 @@ export class Connection {
         events.open(frame);
       },
       onStompError: (frame) => this.#refuse(frame),
-      onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event)),
+      onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event, this.isOpen)),
       onHeartbeatReceived: () => this.#hear(),
       onHeartbeatLost: () => {
         this.#end(new Problem('connection-lost', SILENT));

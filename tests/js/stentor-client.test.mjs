@@ -748,6 +748,21 @@ test('the code of a close counts where there is no ERROR', async (context) => {
   }
 });
 
+test('a server that SockJS cannot reach is tried again', async (context) => {
+  const { client, names } = made(context);
+  const opening = client.connect();
+  await settled();
+  FakeSocket.last.end(1002); // sockjs-client: "Cannot connect to server"
+  assert.equal(names().at(-1), 'waiting');
+  await pass(context, 8_000);
+  FakeSocket.last.accept();
+  await opening;
+  FakeSocket.last.end(1006);
+  await pass(context, 8_000);
+  FakeSocket.last.end(1002);
+  assert.equal(names().at(-1), 'waiting');
+});
+
 test('a login that fails: without advice it is final, with a time it is not', async (context) => {
   const { client, states } = made(context);
   const opening = client.connect();
