@@ -50,11 +50,12 @@ export function problemOfError({ headers, body }, next) {
 }
 
 /**
- * The problem that a close without an ERROR tells. The codes say less than an ERROR: 1008 is of both kinds. Before
- * the login, 1002 is sockjs-client's word for a server that it cannot reach.
+ * The problem that a close without an ERROR tells. The codes say less than an ERROR: 1008 is of both kinds. 1002 is
+ * also SockJS's word for a network that failed: before the login, and of a session whose download broke off.
  */
 export function problemOfClose({ code, reason }, isLoggedIn = true) {
-  const next = { 1002: isLoggedIn ? 'stop' : 'retry', 1008: 'renew', 1009: 'stop' }[code] ?? 'retry';
+  const isOfNetwork = !isLoggedIn || reason === 'Connection interrupted';
+  const next = { 1002: isOfNetwork ? 'retry' : 'stop', 1008: 'renew', 1009: 'stop' }[code] ?? 'retry';
   const message = String(reason ?? '') || `the connection is lost (${code})`;
   return new Problem(next === 'retry' ? 'connection-lost' : `closed-${code}`, message, { next });
 }

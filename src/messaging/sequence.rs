@@ -28,7 +28,7 @@ use crate::{background, deadline::after};
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Pauses between questions meanwhile.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
-/// How often a login finds that another one came between its looking and its opening.
+/// How often a login looks and opens, at most, while others come in between.
 const OPENS: usize = 8;
 /// How long a sequence whose connection has ended tries to commit what the broker has confirmed.
 const LAST_COMMITS: Duration = Duration::from_secs(10);

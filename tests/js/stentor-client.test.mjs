@@ -763,6 +763,12 @@ test('a server that SockJS cannot reach is tried again', async (context) => {
   assert.equal(names().at(-1), 'waiting');
 });
 
+test('a SockJS session whose download broke off is followed by another', async (context) => {
+  const { socket, names } = await connected(context);
+  socket.end(1002, 'Connection interrupted');
+  assert.equal(names().at(-1), 'waiting');
+});
+
 test('a login that fails: without advice it is final, with a time it is not', async (context) => {
   const { client, states } = made(context);
   const opening = client.connect();

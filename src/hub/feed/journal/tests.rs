@@ -985,7 +985,7 @@ async fn what_was_read_here_is_found_by_this_node_s_clock() {
     assert_eq!(scene.fake.stream.lock().parts, parts);
 }
 
-/// Who asks for a time gets whatever is there, also where less is kept.
+/// `since` asks for whatever is there, also where the journal keeps less.
 #[tokio::test(start_paused = true)]
 async fn a_time_from_which_on_not_all_is_kept_is_no_gap() {
     let scene = scene(1);
