@@ -66,6 +66,7 @@ pub struct Cause {
 enum CauseKind {
     Verdict,
     Silence,
+    Abrupt,
     Other,
 }
 
@@ -111,6 +112,21 @@ impl Cause {
     #[must_use]
     pub fn is_silence(&self) -> bool {
         self.kind == CauseKind::Silence
+    }
+
+    /// A connection ended without a word of the broker's, which may have been killed.
+    #[must_use]
+    pub fn abrupt(text: impl Into<Box<str>>) -> Self {
+        Self {
+            kind: CauseKind::Abrupt,
+            ..Self::foreign(text)
+        }
+    }
+
+    /// True if it is a [`Cause::abrupt`].
+    #[must_use]
+    pub fn is_abrupt(&self) -> bool {
+        self.kind == CauseKind::Abrupt
     }
 
     /// The same, with something more of the gateway's own.

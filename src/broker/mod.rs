@@ -288,9 +288,13 @@ pub trait FeedSink: Send + Sync {
     /// The patterns that are bound to the feed, or are about to be.
     fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>>;
 
+    /// The feed's link was lost, and the broker said nothing: it may have been killed.
+    fn cut(&self, _feed: &FeedId) {}
+
     /// The feed is served again after a lost link. Its bindings may be gone meanwhile, without a word:
-    /// what is relied on should be bound again. Does not block.
-    fn resumed(&self, _feed: &FeedId) {}
+    /// what is relied on should be bound again. `may_have_forgotten`: the broker had the time to start
+    /// anew since [`FeedSink::cut`], without the bindings that it had not written yet. Does not block.
+    fn resumed(&self, _feed: &FeedId, _may_have_forgotten: bool) {}
 
     /// Messages of the feed may have been lost; why. What is bound, stays so.
     fn interrupted(&self, feed: &FeedId, reason: &str);

@@ -1,24 +1,49 @@
 //! After a lost link, a feed asks for its bindings again: an exchange that was made anew meanwhile has
 //! lost them, and AMQP tells nobody. Each goes through the same phases as any other binding, so that
-//! one whose last subscriber leaves meanwhile is taken away after it.
+//! one whose last subscriber leaves meanwhile is taken away after it. A broker that was killed may have
+//! forgotten [young](super::young) ones, too: their subscribers are told.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{TryStreamExt, stream};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Feed;
-use crate::background;
+use crate::{background, telemetry};
 
 /// Bindings asked for at a time.
 const AT_ONCE: usize = 64;
 /// With more patterns than these, they are asked for in turn only, as always
 /// ([`crate::hub::verify`]).
 const MAX: usize = 10_000;
+/// Why those are told whose bindings the broker may have forgotten.
+const FORGOTTEN: &str =
+    "the broker was lost within seconds of the binding, and may have forgotten it";
 
 impl Feed {
+    /// Its link was lost, perhaps with the broker.
+    pub(super) fn cut(&self) {
+        self.table.lock().young.cut(Instant::now());
+    }
+
+    /// It is served again: all bindings are asked for. Those whose binding the broker may have
+    /// forgotten are told first, for then it routed messages nowhere, and confirmed them.
+    pub(super) fn resumed(self: &Arc<Self>, may_have_forgotten: bool) {
+        {
+            let mut table = self.table.lock();
+            let doubted: HashSet<_> = table.young.take().into_iter().collect();
+            let is_doubted = |pattern: &str| doubted.contains(&table.binding_of(&pattern.into()));
+            if may_have_forgotten && !doubted.is_empty() {
+                telemetry::feed_interrupted(&self.id, FORGOTTEN);
+                self.interrupted_at(&table, FORGOTTEN, is_doubted);
+            }
+        }
+        self.check_all();
+    }
+
     /// Begins to ask for all that clients rely on, until the broker refuses one.
-    pub(super) fn check_all(self: &Arc<Self>) {
+    fn check_all(self: &Arc<Self>) {
         let patterns: Vec<Arc<str>> = self.relied_on().iter().map(Arc::from).collect();
         if patterns.len() > MAX {
             return;

@@ -5,6 +5,7 @@ mod journal;
 mod sink;
 mod subscription;
 mod unused;
+mod young;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,6 +26,7 @@ pub use self::journal::{
 };
 pub use self::subscription::{Given, SharedSubscription};
 use self::unused::Stage;
+use self::young::Young;
 pub(super) use self::{
     journal::{Journal, Record},
     sink::Sink,
@@ -132,6 +134,7 @@ pub(super) struct Table {
     changing: HashMap<Arc<str>, Phase>,
     /// How often the broker lost all bindings: bindings of an older count are gone.
     losses: u64,
+    young: Young,
     stage: Stage,
 }
 
@@ -254,6 +257,7 @@ impl Feed {
             bind_all,
             changing: HashMap::new(),
             losses: 0,
+            young: Young::default(),
             stage: Stage::default(),
         };
         Arc::new(Self {
@@ -380,6 +384,7 @@ impl Feed {
             }
             self.doubt(&mut table, &binding, error);
         } else {
+            table.young.bound(&binding, Instant::now());
             self.established(&mut table, binding);
         }
         drop(table);
@@ -629,8 +634,13 @@ impl Feed {
     }
 
     fn interrupted(&self, reason: &str) {
-        let table = self.table.lock();
-        for (pattern, subscribers) in table.answered() {
+        self.interrupted_at(&self.table.lock(), reason, |_| true);
+    }
+
+    /// Tells those who are subscribed to some patterns.
+    fn interrupted_at(&self, table: &Table, reason: &str, is_meant: impl Fn(&str) -> bool) {
+        let answered = table.answered().into_iter();
+        for (pattern, subscribers) in answered.filter(|(pattern, _)| is_meant(pattern)) {
             let problem = self.problem(&pattern, reason);
             for subscriber in subscribers {
                 subscriber.mailbox.fail(problem.clone());
@@ -646,6 +656,7 @@ impl Feed {
 
     fn lose(&self, table: &mut Table, reason: &str) {
         table.losses = table.losses.wrapping_add(1);
+        table.young = Young::default();
         for (pattern, subscribers) in table.answered() {
             let problem = self.problem(&pattern, reason);
             for subscriber in subscribers {

@@ -55,9 +55,15 @@ impl FeedSink for Sink {
         feed.map(|feed| feed.bindings()).unwrap_or_default()
     }
 
-    fn resumed(&self, feed: &FeedId) {
+    fn cut(&self, feed: &FeedId) {
         if let Some(feed) = self.feed(feed) {
-            feed.check_all();
+            feed.cut();
+        }
+    }
+
+    fn resumed(&self, feed: &FeedId, may_have_forgotten: bool) {
+        if let Some(feed) = self.feed(feed) {
+            feed.resumed(may_have_forgotten);
         }
     }
 

@@ -117,7 +117,7 @@ impl Run {
             Op::Resume => {
                 let feeds: Vec<_> = self.scene.hub.feeds.open.read().keys().cloned().collect();
                 for feed in feeds {
-                    self.scene.fake.sink().resumed(&feed);
+                    self.scene.fake.sink().resumed(&feed, false);
                 }
             }
             Op::Rebuild => self.rebuild(),

@@ -355,7 +355,7 @@ async fn after_a_lost_link_all_is_asked_for_again() {
         // It left, and lingers.
         drop(scene.subscribed("topic", "lingers").await);
         scene.fake.rebuild("topic", ExchangeKind::Topic);
-        scene.fake.sink().resumed(&feed());
+        scene.fake.sink().resumed(&feed(), false);
         settle().await;
         assert!(!scene.fake.is_bound("topic", "lingers"));
         for key in 0..200 {
@@ -379,7 +379,7 @@ async fn after_a_lost_link_a_key_that_rests_is_asked_for_as_well() {
     let _second = second.await;
     scene.fake.release();
     scene.fake.rebuild("topic", ExchangeKind::Topic);
-    scene.fake.sink().resumed(&feed());
+    scene.fake.sink().resumed(&feed(), false);
     sleep(Duration::from_secs(1)).await;
     scene.fake.publish("topic", &["a"], "hello");
     assert_eq!(client.bodies(), ["hello"]);
@@ -397,7 +397,7 @@ async fn what_is_left_while_it_is_asked_for_again_is_taken_away() {
         guards.push(scene.subscribed("topic", &key.to_string()).await);
     }
     scene.fake.hold();
-    scene.fake.sink().resumed(&feed());
+    scene.fake.sink().resumed(&feed(), false);
     settle().await;
     assert!(scene.fake.waiting() > 0);
     drop(guards);
@@ -420,11 +420,65 @@ async fn an_exchange_that_went_with_the_link_is_told() {
     let client = Client::new();
     let _guard = scene.subscribing("topic", "a", &client).await;
     scene.fake.hold();
-    scene.fake.sink().resumed(&feed());
+    scene.fake.sink().resumed(&feed(), false);
     settle().await;
     // As the broker does that finds it gone.
     scene.fake.lose("topic");
     scene.fake.answer(Err(BrokerError::NotFound("gone".into())));
     settle().await;
     assert!(client.was_interrupted());
+}
+
+/// RabbitMQ was killed. What it had bound just before, it may not have written.
+#[tokio::test(start_paused = true)]
+async fn who_is_bound_just_before_the_broker_is_killed_is_told() {
+    for (binding, told) in [
+        (Binding::Key, [false, true, true]),
+        (Binding::All, [true; 3]),
+    ] {
+        let scene = scene_with(&FeedConfig {
+            binding,
+            ..one_shard()
+        });
+        let clients = [Client::new(), Client::new(), Client::new()];
+        let mut guards = Vec::new();
+        if binding == Binding::Key {
+            guards.push(scene.subscribing("topic", "old", &clients[0]).await);
+            sleep(Duration::from_secs(5)).await;
+            // That it is asked for again makes it no younger.
+            scene.fake.sink().resumed(&feed(), false);
+            settle().await;
+        } else {
+            guards.push(scene.subscribing("topic", "old", &clients[0]).await);
+        }
+        for (key, client) in [("young", &clients[1]), ("youngest", &clients[2])] {
+            guards.push(scene.subscribing("topic", key, client).await);
+        }
+        scene.fake.sink().cut(&feed());
+        settle().await;
+        for client in &clients {
+            assert!(!client.was_interrupted(), "not before it is known");
+        }
+        scene.fake.sink().resumed(&feed(), true);
+        settle().await;
+        let interrupted = clients.each_ref().map(Client::was_interrupted);
+        assert_eq!(interrupted, told, "{binding:?}");
+    }
+}
+
+/// It was the network, or RabbitMQ said that it stops.
+#[tokio::test(start_paused = true)]
+async fn a_lost_link_alone_is_no_reason_to_tell_anybody() {
+    let scene = scene_with(&one_shard());
+    let client = Client::new();
+    let _guard = scene.subscribing("topic", "young", &client).await;
+    scene.fake.sink().cut(&feed());
+    scene.fake.sink().resumed(&feed(), false);
+    settle().await;
+    // What was in doubt then is in none at the next cut.
+    sleep(Duration::from_secs(5)).await;
+    scene.fake.sink().cut(&feed());
+    scene.fake.sink().resumed(&feed(), true);
+    settle().await;
+    assert!(!client.was_interrupted());
 }

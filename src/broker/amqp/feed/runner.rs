@@ -1,14 +1,16 @@
 //! One feed's queue, for as long as the feed's task lives.
 //!
 //! When the link is back, the queue is looked for. If it is there, it has what came meanwhile,
-//! save for three things that nobody can see from here:
+//! save for four things that nobody can see from here:
 //!
 //! - a transient message (delivery mode 1) that waited in it while the broker restarted. The
 //!   queue is durable, the message is not, which was its publisher's choice;
 //! - what was routed while the exchange had lost its bindings, because it was deleted and made
 //!   anew. The sink asks for its bindings again whenever the feed is consumed again, which is when a
 //!   broker that was set up anew is met; and see [`super::sentinel`];
-//! - what an operator purged.
+//! - what an operator purged;
+//! - what was routed while a broker that was killed had forgotten a binding that it had answered just
+//!   before. The sink is told ([`super::cut`]), and knows which bindings were that young.
 //!
 //! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them. The same
 //! if its node is down or out of reach: RabbitMQ cancels its consumer then, refuses to say anything
@@ -38,7 +40,9 @@ use tokio::{
 };
 
 use super::{
-    Feed, Ready, Shared, overflow_queue,
+    Feed, Ready, Shared,
+    cut::Cut,
+    overflow_queue,
     queue::FeedQueue,
     sentinel::Sentinel,
     taker::{self, FeedTaker, Marks, Messages},
@@ -85,6 +89,7 @@ pub(super) struct Runner {
     reader: Arc<Reader<FeedTaker>>,
     /// While no connection has it: what was handed over last.
     messages: Option<Messages>,
+    cut: Cut,
     /// Whether the queue is durable.
     durable: bool,
     ready: watch::Sender<Ready>,
@@ -200,6 +205,7 @@ impl Runner {
             shared: Arc::clone(&feed.shared),
             reader: Arc::clone(&feed.reader),
             messages: None,
+            cut: Cut::default(),
             durable: feed.shared.config.durable,
             ready,
             is_bound: Arc::clone(&feed.is_bound),
@@ -287,6 +293,9 @@ impl Runner {
     fn take_back(&mut self, ended: Ended<FeedTaker>) -> BrokerError {
         if let Some(FeedTaker::Messages(messages)) = ended.taker {
             self.messages = Some(messages);
+        }
+        if self.cut.begins(&ended.reason, Instant::now()) {
+            self.shared.sink.cut(&self.id);
         }
         ended.reason
     }
@@ -493,8 +502,9 @@ impl Serve for Runner {
             self.interrupted("more messages left the feed's queue than it keeps the reasons of");
         }
         self.ready.send_modify(|ready| *ready = Ok(()));
+        let may_have_forgotten = self.cut.ends(Instant::now());
         if !matches!(waiting, Waiting::Nothing) {
-            self.shared.sink.resumed(&self.id);
+            self.shared.sink.resumed(&self.id, may_have_forgotten);
         }
         tokio::select! {
             ended = messages.ended() => {

@@ -343,5 +343,5 @@ impl Heart {
 }
 
 fn lost(error: &dyn ToString) -> End {
-    End::Lost(BrokerError::Unavailable(Cause::foreign(error.to_string())))
+    End::Lost(BrokerError::Unavailable(Cause::abrupt(error.to_string())))
 }

@@ -26,6 +26,7 @@ use crate::{
             convert::short,
             feed::{
                 Feed, Ready, Shared,
+                cut::Cut,
                 runner::{Parts, Serve, unbound},
                 sentinel::Sentinel,
                 taker::FeedTaker,
@@ -49,6 +50,7 @@ pub(in crate::broker::amqp::feed) struct JournalRunner {
     reader: Arc<Reader<FeedTaker>>,
     /// While no connection has it: where the feed is.
     taker: Option<Journaled>,
+    cut: Cut,
     ready: watch::Sender<Ready>,
     is_bound: Arc<AtomicBool>,
     is_stale: Arc<watch::Sender<bool>>,
@@ -71,6 +73,7 @@ impl JournalRunner {
             shared: Arc::clone(&feed.shared),
             reader: Arc::clone(&feed.reader),
             taker: Some(taker),
+            cut: Cut::default(),
             ready,
             is_bound: Arc::clone(&feed.is_bound),
             is_stale: Arc::clone(&feed.is_stale),
@@ -128,6 +131,9 @@ impl JournalRunner {
         match ended.taker {
             Some(FeedTaker::Journal(taker)) => self.taker = Some(taker),
             _ => self.lose("its reader failed"),
+        }
+        if self.cut.begins(&ended.reason, Instant::now()) {
+            self.shared.sink.cut(&self.id);
         }
         ended.reason
     }
@@ -315,7 +321,8 @@ impl Serve for JournalRunner {
         self.side.begin();
         self.ready.send_modify(|ready| *ready = Ok(()));
         let mut stale = self.is_stale.subscribe();
-        shared.sink.resumed(&self.id);
+        let may_have_forgotten = self.cut.ends(Instant::now());
+        shared.sink.resumed(&self.id, may_have_forgotten);
         let every = self.shared.config.verify_interval;
         let mut ticks = (!every.is_zero()).then(|| interval(every));
         if let Some(ticks) = &mut ticks {

@@ -1,0 +1,122 @@
+//! Bindings that a killed broker may have forgotten (pure).
+//!
+//! RabbitMQ with Mnesia (3.x, and 4.x until Khepri took over) now and then answers a binding before
+//! it has written it: `disk_log` keeps it in memory for up to two seconds. If it is killed meanwhile,
+//! it comes back without that binding, confirms what is published to it, and routes it nowhere. AMQP
+//! does not tell; but which bindings were that young is known here.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+/// From this age on a binding outlives the broker's process: two seconds, and one for a busy machine.
+const SAFE: Duration = Duration::from_secs(3);
+/// An answer of before the link was lost may be handled so much later. No broker starts anew within
+/// this time.
+const LATE: Duration = Duration::from_secs(1);
+
+/// The bindings of a feed that are young, and those that were when its link was lost.
+#[derive(Default)]
+pub(super) struct Young {
+    recent: VecDeque<(Instant, Arc<str>)>,
+    doubted: Vec<Arc<str>>,
+    /// When the link was lost that is not back yet.
+    lost: Option<Instant>,
+}
+
+impl Young {
+    /// It was bound for the first time.
+    pub(super) fn bound(&mut self, binding: &Arc<str>, now: Instant) {
+        match self.lost {
+            Some(lost) if now.saturating_duration_since(lost) < LATE => {
+                self.doubted.push(Arc::clone(binding));
+            }
+            _ => {
+                self.grow_up(now);
+                self.recent.push_back((now, Arc::clone(binding)));
+            }
+        }
+    }
+
+    /// The feed's link was lost.
+    pub(super) fn cut(&mut self, now: Instant) {
+        self.grow_up(now);
+        let young = std::mem::take(&mut self.recent);
+        self.doubted.extend(young.into_iter().map(|(_, it)| it));
+        self.lost = Some(now);
+    }
+
+    /// The link is back: what was young when it was lost.
+    pub(super) fn take(&mut self) -> Vec<Arc<str>> {
+        self.lost = None;
+        std::mem::take(&mut self.doubted)
+    }
+
+    fn grow_up(&mut self, now: Instant) {
+        let is_safe = |at: Instant| now.saturating_duration_since(at) > SAFE;
+        while self.recent.front().is_some_and(|(at, _)| is_safe(*at)) {
+            self.recent.pop_front();
+        }
+        if self.recent.capacity() > self.recent.len().max(16).saturating_mul(4) {
+            self.recent.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Binds each so many milliseconds after the start; what is doubted of them after a cut.
+    fn doubted(bindings: &[(&str, u64)], cut: u64) -> Vec<Arc<str>> {
+        let (mut young, start) = (Young::default(), Instant::now());
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut is_cut = false;
+        for (binding, milliseconds) in bindings {
+            if *milliseconds > cut && !is_cut {
+                young.cut(at(cut));
+                is_cut = true;
+            }
+            young.bound(&Arc::from(*binding), at(*milliseconds));
+        }
+        if !is_cut {
+            young.cut(at(cut));
+        }
+        young.take()
+    }
+
+    #[test]
+    fn what_is_old_is_safe() {
+        let bindings = [("old", 0), ("young", 1_500), ("new", 3_900)];
+        assert_eq!(doubted(&bindings, 4_000), ["young", "new"].map(Arc::from));
+    }
+
+    #[test]
+    fn an_answer_of_before_may_come_late() {
+        let bindings = [("young", 0), ("late", 1_900), ("of the new one", 2_100)];
+        assert_eq!(doubted(&bindings, 1_000), ["young", "late"].map(Arc::from));
+    }
+
+    #[test]
+    fn it_is_told_once_and_cuts_add_up() {
+        let (mut young, start) = (Young::default(), Instant::now());
+        young.bound(&Arc::from("a"), start);
+        young.cut(start);
+        young.bound(&Arc::from("b"), start + 2 * LATE);
+        young.cut(start + 2 * LATE);
+        assert_eq!(young.take(), ["a", "b"].map(Arc::from));
+        young.cut(start + 3 * LATE);
+        assert_eq!(young.take(), [] as [Arc<str>; 0]);
+    }
+
+    #[test]
+    fn a_rush_leaves_no_memory_behind() {
+        let (mut young, start) = (Young::default(), Instant::now());
+        let binding = Arc::from("k");
+        for _ in 0..100_000 {
+            young.bound(&binding, start);
+        }
+        young.bound(&binding, start + 2 * SAFE);
+        assert!(young.recent.capacity() <= 64, "{}", young.recent.capacity());
+    }
+}
