@@ -24,12 +24,11 @@ export class StentorClient {
   #state = 'idle';
   #opening; // of connect()
   #closing; // of close()
-  #attempt; // the attempt to connect that counts; undefined while none is wished for
+  #attempt; // the attempt to connect that counts; undefined while none is wished for. `isRenewal`: its token is one in place of a refused one
   #connection;
   #subscriptions;
   #tokens;
   #failures = 0; // since the last steady session
-  #renewals = 0; // logins with other credentials since the last CONNECTED
   #comeback = new Alarm();
   #status;
   #ears; // removes the listeners to the browser's events
@@ -54,7 +53,6 @@ export class StentorClient {
     if (this.#attempt) return this.#opening.promise;
     this.#opening = deferred();
     this.#failures = 0;
-    this.#renewals = 0;
     this.#tokens.isRefused = false;
     this.#listen();
     this.#begin();
@@ -140,7 +138,7 @@ export class StentorClient {
   }
 
   async #begin() {
-    const attempt = this.#attempt = {};
+    const attempt = this.#attempt = { isRenewal: this.#tokens.isRefused };
     const counts = () => attempt === this.#attempt;
     this.#become('connecting', {});
     if (!counts()) return; // the application has closed it
@@ -173,7 +171,7 @@ export class StentorClient {
   }
 
   #connected({ headers }, saidStatus) {
-    this.#renewals = 0;
+    this.#attempt.isRenewal = false;
     this.#tokens.keep(this.#connection, headers);
     if (this.#status !== saidStatus) { // it was set meanwhile
       const status = this.#status;
@@ -189,7 +187,7 @@ export class StentorClient {
   #lose(problem) {
     if (Date.now() - this.#connection?.levelAt >= STEADY) this.#failures = 0;
     const { code, next, seconds } = problem;
-    const canRenew = this.#tokens.canRenew && this.#renewals === 0;
+    const canRenew = this.#tokens.canRenew && !this.#attempt.isRenewal; // a lost network refuses no token
     this.#connection = undefined;
     this.#tokens.stop();
     this.#subscriptions.disconnect();
@@ -202,10 +200,7 @@ export class StentorClient {
     }
     const delay = code === 'token-expired' && this.#failures === 0 ? 0 : pause(seconds, this.#failures);
     this.#failures += 1;
-    if (next === 'renew') {
-      this.#renewals += 1;
-      this.#tokens.isRefused = true;
-    }
+    if (next === 'renew') this.#tokens.isRefused = true;
     this.#attempt.isAdvised = seconds > 0;
     this.#comeback.set(delay, () => this.#begin());
     this.#become('waiting', { delay, problem });

@@ -839,6 +839,27 @@ test('refused credentials are renewed once', async (context) => {
   assert.equal(states.at(-1)[1].problem.next, 'renew');
 });
 
+test('a lost connection uses up no renewal: only a token that was asked for as refused, and is refused itself, is the last', async (context) => {
+  const { reasons, getToken } = tokens();
+  const { client, states } = made(context, { getToken });
+  client.connect();
+  await settled();
+  FakeSocket.last.open();
+  FakeSocket.last.refuse('login-refused', 'renew');
+  await pass(context, 1_000);
+  FakeSocket.last.open();
+  FakeSocket.last.end(); // nobody has judged the new token
+  await pass(context, 2_000);
+  FakeSocket.last.open();
+  FakeSocket.last.refuse('login-refused', 'renew');
+  assert.equal(states.at(-1)[0], 'waiting');
+  await pass(context, 4_000);
+  assert.deepEqual(reasons, ['connect', 'refused', 'connect', 'refused']);
+  FakeSocket.last.open();
+  FakeSocket.last.refuse('login-refused', 'renew');
+  assert.equal(states.at(-1)[0], 'ended');
+});
+
 test('a refused password is final', async (context) => {
   const { client, names } = made(context);
   client.connect();
