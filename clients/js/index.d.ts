@@ -122,7 +122,7 @@ export interface SubscribeOptions {
   onLive?: (again: boolean) => void;
   /** With `resume`: nothing was missed. So many messages came, or `more` are still on their way. Before onLive. */
   onResumed?: (resumed: { missed: number | 'more' }) => void;
-  /** With `resume`: messages are missing, so load the state anew: what is published from here on comes. Before onLive. */
+  /** With `resume`: messages are missing (of the history of `begin`, too), so load the state anew: what is published from here on comes. Before onLive. */
   onGap?: (reason: GapReason) => void;
   /** This subscription was refused. With `next` `retry` it is tried again; else it is gone. */
   onProblem?: (problem: Problem) => void;

@@ -22,7 +22,7 @@ export class Progress {
   #origin; // the cursor behind which no answer says yet that nothing is missing up to `#cursor`
   #at; // since when it has heard all, by this clock: for a subscription that had no message yet
   #ticks; // the same by the page's own time, which nobody sets back; it may stand still while the device sleeps
-  #asked = {}; // the last SUBSCRIBE: `with` a cursor, a time or nothing, and `at` which time; see `ask`
+  #asked = {}; // the last SUBSCRIBE: `with` a cursor, a time, history (`#begin`) or nothing, and `at` which time; see `ask`
   #held = []; // messages that may have come before
   #isUnkept = false; // the server keeps no journal of it
   #owed; // the reason of a gap that the next RECEIPT tells: what comes before it, nobody hears
@@ -62,7 +62,7 @@ export class Progress {
       return { 'resume-after': cursor, 'resume-gap': this.#gap };
     }
     if (this.#at === undefined) {
-      this.#asked = { at, ticks, most: HELD, again: 0 };
+      this.#asked = { with: Object.keys(this.#begin).length > 0 ? 'history' : undefined, at, ticks, most: HELD, again: 0 };
       return this.#begin;
     }
     this.#asked = { with: 'time', at, ticks, most: HELD, again: 0 };
@@ -106,7 +106,7 @@ export class Progress {
     this.#owed = undefined;
     this.#save();
     if (gap !== undefined) return { gap, held: this.#release() }; // the last one that came may be missing itself
-    if (asked.with === undefined) return undefined;
+    if (asked.with === undefined || asked.with === 'history') return undefined;
     if (resume === 'exact') {
       const count = missed === 'more' ? Infinity : Number(missed);
       asked.most = Math.min(asked.most, count);

@@ -314,6 +314,48 @@ for (const stays of [false, true]) {
   }
 }
 
+for (const stays of [false, true]) {
+  for (const [code, reconnect, reason] of [['no-journal', 'no', 'no-journal'], ['resume-gap', '1s', 'expired']]) {
+    test(`where history is refused with ${code}, the gap is told, and it goes on${stays ? ' on the same connection' : ''}`, async (context) => {
+      const { told, subscribing } = await asked(context, { begin: { last: 50 } });
+      const headers = { frame: FakeSocket.last.sent.at(-1), ...(code === 'resume-gap' && { reason }) };
+      if (stays) FakeSocket.last.deny(code, reconnect, headers);
+      else FakeSocket.last.refuse(code, reconnect, headers);
+      await settled();
+      if (!stays) await comesBack(context);
+      assert.deepEqual(wish(), {});
+      await receipt();
+      await subscribing;
+      message('one', CURSOR);
+      assert.deepEqual(told, [`gap ${reason}`, 'live', 'one']);
+      await again(context);
+      assert.equal(wish()['resume-after'], CURSOR);
+    });
+  }
+}
+
+test('history of a server without journals is a gap each time, and asked for once', async (context) => {
+  const { told } = await asked(context, { begin: { since: '2h' } });
+  FakeSocket.last.refuse('no-journal', 'no', { frame: FakeSocket.last.sent.at(-1) });
+  await comesBack(context);
+  await receipt();
+  await again(context);
+  assert.deepEqual(wish(), {});
+  await receipt();
+  assert.deepEqual(told, ['gap no-journal', 'live', 'gap no-journal', 'live again']);
+});
+
+test('history that is refused ends the subscription where the gap is to, or the wish cannot be read', async (context) => {
+  for (const [code, reconnect, reason] of [['resume-gap', '1s', 'expired'], ['invalid-header', 'no']]) {
+    await context.test(code, async (context) => {
+      const { told, subscribing } = await asked(context, { gap: 'fail', begin: { since: 'nonsense' } });
+      FakeSocket.last.deny(code, reconnect, { frame: FakeSocket.last.sent.at(-1), ...(reason && { reason }) });
+      await assert.rejects(subscribing, { code });
+      assert.deepEqual(told, [['problem', code, reason].join(' ').trim()]);
+    });
+  }
+});
+
 test('a gap that a refusal told is not forgotten when the connection is lost again before it is live', async (context) => {
   const { told } = await asked(context, true);
   await receipt();
