@@ -93,7 +93,7 @@ export interface Resume {
   storage?: Pick<Storage, 'getItem' | 'setItem'>;
   /** Where a subscription without a cursor begins: `{ last: 50 }` messages, or `{ since: '2h' }`. By default with new ones. */
   begin?: { last?: number | string } | { since?: string };
-  /** The name in `storage`. By default of `headers.host`, `headers.login` and the destination; needed where there is no login. */
+  /** The name in `storage`. By default of `headers.host`, `headers.login` and the destination; needed where there is no login, or another subscription has that name. */
   key?: string;
 }
 
@@ -159,7 +159,7 @@ export class StentorClient {
   connect(): Promise<void>;
   /**
    * Resolves when the subscription is live; rejects with a Problem if it is refused for good, and with a TypeError
-   * if the options are a mistake: an `id` that another subscription has, say.
+   * if the options are a mistake: an `id` or a `resume.key` that another subscription has, say.
    */
   subscribe(destination: string, onMessage: (message: IMessage) => void, options?: SubscribeOptions): Promise<Subscription>;
   /** Resolves at the RECEIPT. Rejects with a Problem that has a `fate`. Nothing is sent twice. */

@@ -47,6 +47,11 @@ export class Progress {
     this.#load();
   }
 
+  /** The name of what it stores; undefined where nothing is stored. */
+  get key() {
+    return this.#storage && this.#key;
+  }
+
   /**
    * Headers of the next SUBSCRIBE. Messages come before the RECEIPT that tells of a gap. If the connection is lost
    * between the two, nobody has said whether some are missing before them. So it asks from the same cursor once more,

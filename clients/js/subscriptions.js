@@ -30,6 +30,9 @@ export class Subscriptions {
     const owner = login && `${login} ${destination}`;
     const owners = owner && (host ? [`${host} ${owner}`, owner] : [owner]); // the second as older versions named it
     const progress = resume ? new Progress(resume, headers, owners, (problem) => this.#call(onProblem, problem)) : undefined;
+    if (progress?.key && [...this.#all.values()].some((other) => other.progress?.key === progress.key)) { // each would move the other's place
+      throw new TypeError(`another subscription keeps its cursor as "${progress.key}": give one of them a resume.key of its own`);
+    }
     if (headers.id === undefined && isNamedById(destination, headers)) throw new TypeError('a durable subscription needs a header id, another one on each device');
     const callbacks = { onMessage, onLive, onResumed, onGap, onProblem };
     const subscription = { id, destination, headers, delta, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };

@@ -523,6 +523,31 @@ test('two subscriptions have places of their own', async (context) => {
   assert.deepEqual(FakeSocket.last.frames('SUBSCRIBE').map(({ headers }) => headers['resume-after']), [CURSOR, 'a-2-b']);
 });
 
+test('two live subscriptions do not keep their places under one key', async (context) => {
+  const kept = storage();
+  const { client, told } = await asked(context, { storage: kept });
+  await receipt();
+  message('one', CURSOR);
+  const other = (resume, options) => client.subscribe(FEED, () => {}, { resume, ...options });
+  for (const wish of [{ storage: kept }, { storage: { ...kept } }]) await assert.rejects(other(wish), (error) => error instanceof TypeError && /resume\.key/.test(error.message));
+  assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
+  assert.deepEqual(told, ['live', 'one']);
+  const end = new AbortController();
+  for (const wish of [true, { storage: kept, key: 'mine' }]) { // in memory, or by a name of its own
+    const subscribing = other(wish, { signal: end.signal });
+    await settled();
+    await receipt();
+    await subscribing;
+  }
+  await assert.rejects(other({ storage: kept, key: 'mine' }), TypeError);
+  end.abort();
+  other({ storage: kept, key: 'mine' });
+  await settled();
+  FakeSocket.last.confirm(FakeSocket.last.frames('UNSUBSCRIBE').at(-1));
+  await settled();
+  assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 4, 'the key is free again');
+});
+
 test('wishes that cannot be are mistakes', async (context) => {
   const { client } = await asked(context, true);
   for (const [options, words] of [
