@@ -16,6 +16,7 @@ export class Progress {
   #gap;
   #begin; // headers of the first SUBSCRIBE, where there is no cursor
   #storage;
+  #isFailing = false; // the storage, which was told
   #key;
   #formerKey; // is read as long as nothing is kept by the other
   #cursor; // of the last message
@@ -159,16 +160,20 @@ export class Progress {
   #save() {
     if (this.#owed !== undefined) return;
     const text = JSON.stringify({ cursor: this.#cursor, origin: this.#origin, at: this.#at });
-    this.#use((storage) => storage.setItem(this.#key, text));
+    this.#use((storage) => {
+      storage.setItem(this.#key, text);
+      this.#isFailing = false;
+    });
   }
 
-  /** A storage may be full, forbidden or hold what another wrote: then this session goes on without it. */
+  /** A storage may be full or forbidden for a time, or hold what another wrote: it is tried again, and told once until it has kept something. */
   #use(action) {
     try {
       return this.#storage && action(this.#storage);
     } catch (cause) {
-      this.#storage = undefined;
-      this.#onFault(new Problem('no-storage', 'the cursor cannot be kept: a reload may miss messages', { cause }));
+      const isTold = this.#isFailing;
+      this.#isFailing = true;
+      if (!isTold) this.#onFault(new Problem('no-storage', 'the cursor cannot be kept: a reload may miss messages, or get some twice', { cause }));
       return undefined;
     }
   }

@@ -511,6 +511,30 @@ test('a storage that fails is told once, and the session catches up all the same
   assert.equal(wish()['resume-after'], CURSOR);
 });
 
+test('a storage that fails for a time is used again, and each such time is told once', async (context) => {
+  const kept = storage();
+  let isFull = false;
+  const some = { ...kept, setItem: (key, text) => { if (isFull) throw new Error('full'); kept.setItem(key, text); } };
+  const { told } = await asked(context, { storage: some, key: 'mine' });
+  await receipt();
+  for (const [body, full] of [['one', true], ['two', true], ['three', false], ['four', true]]) {
+    isFull = full;
+    message(body, `a-${body}-b`);
+  }
+  const problem = 'problem no-storage';
+  assert.deepEqual(told, ['live', 'one', problem, 'two', 'three', 'four', problem]);
+  assert.equal(JSON.parse(kept.getItem('mine')).cursor, 'a-three-b');
+});
+
+test('what cannot be read in a storage is told, and written over', async (context) => {
+  const kept = storage({ mine: '{' });
+  const { told } = await asked(context, { storage: kept, key: 'mine' });
+  await receipt();
+  message('one', CURSOR);
+  assert.deepEqual(told, ['problem no-storage', 'live', 'one']);
+  assert.equal(JSON.parse(kept.getItem('mine')).cursor, CURSOR);
+});
+
 test('two subscriptions have places of their own', async (context) => {
   const { client } = await asked(context, true);
   await receipt();
