@@ -73,11 +73,16 @@ export class StentorClient {
 
   /**
    * Resolves at the RECEIPT: the broker has the message. Rejects with a Problem, whose `fate` is `refused`,
-   * `unknown` (the message may have arrived) or `unsent`. `body` is a text or a Uint8Array.
+   * `unknown` (the message may have arrived) or `unsent`. `body` is a text; or a Uint8Array, but not over SockJS (`text-only`).
    */
   publish(destination, body = '', headers = {}) {
     if (!this.#connection?.isOpen) return Promise.reject(new Problem('not-connected', 'there is no connection', { fate: 'unsent' }));
-    const content = typeof body === 'string' ? { body } : { binaryBody: body };
+    const isText = typeof body === 'string';
+    if (!isText && this.#connection.isTextOnly) {
+      const words = 'SockJS carries text only: publish the bytes as a text (base64, say), or connect by a WebSocket';
+      return Promise.reject(new Problem('text-only', words, { next: 'stop', fate: 'unsent' }));
+    }
+    const content = isText ? { body } : { binaryBody: body };
     // The receipt comes first: the server can name it, although a header behind it is too long.
     const write = (stomp, receipt) => stomp.publish({ destination, headers: Object.assign({ receipt }, headers, { receipt }), ...content });
     return this.#connection.request(write, this.#options.publishTimeout);

@@ -66,6 +66,11 @@ export class Connection {
     this.#stomp.activate();
   }
 
+  /** SockJS, which tells its transport once it is open. It would send bytes as `[object ArrayBuffer]`. */
+  get isTextOnly() {
+    return typeof this.#socket.transport === 'string';
+  }
+
   /** Has `write(stomp, receipt)` send a frame; resolves at its RECEIPT, and rejects with a Problem. */
   request(write, timeout) {
     return new Promise((resolve, reject) => { this.#send(write, resolve, reject, timeout); });

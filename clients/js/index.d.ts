@@ -4,7 +4,7 @@ import type { Client, IMessage, StompConfig, StompHeaders } from '@stomp/stompjs
  * Something that went wrong, in the server's words or in the client's.
  *
  * The server's codes are in docs/errors.md of Stentor. The client's own: `connection-lost`, `closed-1002`,
- * `closed-1008`, `closed-1009` (a close without an ERROR), `no-receipt`, `not-connected`, `unsent`,
+ * `closed-1008`, `closed-1009` (a close without an ERROR), `no-receipt`, `not-connected`, `unsent`, `text-only`,
  * `no-socket`, `no-storage`, `token-unavailable`, `no-token`, `no-delta-base`, `bad-delta`, `unsubscribed`, `closed`.
  */
 export class Problem extends Error {
@@ -162,7 +162,7 @@ export class StentorClient {
    * if the options are a mistake: an `id` or a `resume.key` that another subscription has, say.
    */
   subscribe(destination: string, onMessage: (message: IMessage) => void, options?: SubscribeOptions): Promise<Subscription>;
-  /** Resolves at the RECEIPT. Rejects with a Problem that has a `fate`. Nothing is sent twice. */
+  /** Resolves at the RECEIPT. Rejects with a Problem that has a `fate`. Nothing is sent twice. Over SockJS `body` is a string. */
   publish(destination: string, body?: string | Uint8Array, headers?: StompHeaders): Promise<unknown>;
   /** The user's availability on this device; each later login says it, too. */
   setStatus(status: Status): Promise<void>;

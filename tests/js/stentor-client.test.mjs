@@ -1,17 +1,20 @@
 // clients/js against a WebSocket that the test plays, in time that the test lets pass.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-import { Client } from '@stomp/stompjs';
+import { Client, FrameImpl, Parser } from '@stomp/stompjs';
+import SockJS from 'sockjs-client';
+import { WebSocketServer } from 'ws';
 
 import { Problem, problemOfClose, problemOfError, readAdvice } from '../../clients/js/advice.js';
 import { StentorClient } from '../../clients/js/client.js';
 import { Alarm, Pace, pause, readExpiry, renewAfter } from '../../clients/js/pace.js';
 import { Subscriptions } from '../../clients/js/subscriptions.js';
-import { FakeSocket, pass, settled } from './fake-socket.mjs';
+import { FakeSocket, encodeFrame, pass, settled } from './fake-socket.mjs';
 
 globalThis.WebSocket = FakeSocket;
 
@@ -1123,6 +1126,37 @@ test('a message is confirmed, refused, or of unknown fate', async (context) => {
   await assert.rejects(away, { code: 'broker-unavailable', fate: 'unknown' });
   await assert.rejects(bytes, (problem) => problem instanceof Problem && problem.fate === 'unknown');
   await assert.rejects(client.publish(FEED, ''), { fate: 'unsent' });
+});
+
+test('bytes are refused at the call over SockJS, which carries texts only', async (context) => {
+  const server = createServer((request, response) => { response.end(JSON.stringify({ websocket: true, cookie_needed: false, origins: ['*:*'], entropy: 1 })); });
+  const bodies = [];
+  new WebSocketServer({ server }).on('connection', (socket) => {
+    const say = (...frame) => socket.send(`a${JSON.stringify([encodeFrame(...frame)])}`);
+    const parser = new Parser((raw) => {
+      const { command, headers, body } = FrameImpl.fromRawFrame(raw, true);
+      if (command === 'CONNECT') say('CONNECTED', { version: '1.2', 'heart-beat': '0,0' });
+      if (command === 'SEND') bodies.push(body);
+      if (headers.receipt) say('RECEIPT', { 'receipt-id': headers.receipt });
+    }, () => {});
+    socket.on('message', (data) => { for (const text of JSON.parse(data)) parser.parseChunk(text); });
+    socket.send('o');
+  });
+  await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
+  context.after(() => server.close());
+  const client = new StentorClient({
+    Stomp: Client,
+    stomp: { heartbeatIncoming: 0, heartbeatOutgoing: 0 },
+    webSocketFactory: () => new SockJS(`http://127.0.0.1:${server.address().port}/stomp`, null, { transports: 'websocket', timeout: 20_000 }),
+  });
+  context.after(() => client.close());
+  await client.connect();
+  await assert.rejects(client.publish(FEED, Uint8Array.of(0, 255)), (problem) => {
+    assert.deepEqual([problem.code, problem.next, problem.fate], ['text-only', 'stop', 'unsent']);
+    return /base64/.test(problem.message);
+  });
+  await client.publish(FEED, 'text');
+  assert.deepEqual([bodies, client.state], [['text'], 'connected']);
 });
 
 test('a message is unsent where the socket closes already, for that drops it', async (context) => {
