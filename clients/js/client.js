@@ -30,7 +30,9 @@ export class StentorClient {
   #tokens;
   #failures = 0; // since the last steady session
   #comeback = new Alarm();
-  #status;
+  #status; // as the application wishes
+  #takenStatus; // the last one that the server took
+  #unsaid; // of setStatus() since the last connection
   #ears; // removes the listeners to the browser's events
 
   /** For the options see index.d.ts. */
@@ -88,17 +90,27 @@ export class StentorClient {
     return this.#connection.request(write, this.#options.publishTimeout);
   }
 
-  /** The user's availability on this device, which each later login says, too. Rejects if the server refuses it. */
-  async setStatus(status) {
-    if (!STATUSES.includes(status)) throw new TypeError(`a status is one of ${STATUSES.join(', ')}, not ${status}`);
-    const before = this.#status;
+  /**
+   * The user's availability on this device, which each later login says, too. Resolves when the server has confirmed
+   * it; at once where no connection is wished for. Rejects if the server refuses it, or if the connection, or the
+   * client, ends before: the next login says it all the same.
+   */
+  setStatus(status) {
+    if (!STATUSES.includes(status)) return Promise.reject(new TypeError(`a status is one of ${STATUSES.join(', ')}, not ${status}`));
     this.#status = status;
-    if (!this.#connection?.isOpen) return;
+    if (!this.#attempt) return Promise.resolve();
+    if (!this.#connection?.isOpen) return (this.#unsaid ??= deferred()).promise;
+    const saying = this.#say(status);
+    saying.catch(() => {}); // not every application waits for it: `onProblem` and `onState` tell, too
+    return saying;
+  }
+
+  async #say(status) {
     try {
       await this.publish('/presence', '', { status });
+      this.#takenStatus = status;
     } catch (problem) {
-      if (problem.fate !== 'refused') return; // the next login says it
-      if (this.#status === status) this.#status = before;
+      if (problem.fate === 'refused' && this.#status === status) this.#status = this.#takenStatus;
       throw problem;
     }
   }
@@ -131,7 +143,7 @@ export class StentorClient {
     this.#subscriptions.forget(problem, true);
     if (this.#closing && !this.#attempt) return this.#closing; // nothing was begun since
     this.#opening?.reject(problem);
-    const connection = this.#stop();
+    const connection = this.#stop(problem);
     const ends = [this.#closing, connection?.close(this.#options.closeTimeout)];
     const closing = Promise.all(ends).then(() => {}).finally(() => {
       if (this.#closing !== closing) return;
@@ -178,11 +190,11 @@ export class StentorClient {
   #connected({ headers }, saidStatus) {
     this.#attempt.isRenewal = false;
     this.#tokens.keep(this.#connection, headers);
-    if (this.#status !== saidStatus) { // it was set meanwhile
-      const status = this.#status;
-      this.#status = saidStatus;
-      this.setStatus(status).catch(() => {}); // a refusal is told as a problem
-    }
+    this.#takenStatus = saidStatus;
+    const { resolve, reject } = this.#unsaid ?? deferred();
+    this.#unsaid = undefined;
+    if (this.#status === saidStatus) resolve();
+    else this.#say(this.#status).then(resolve, reject); // it was set meanwhile
     this.#opening.resolve();
     this.#become('connected', { headers });
     if (this.#connection) this.#subscriptions.connect(this.#connection);
@@ -197,7 +209,7 @@ export class StentorClient {
     this.#tokens.stop();
     this.#subscriptions.disconnect();
     if (next === 'stop' || (next === 'renew' && !canRenew)) {
-      this.#stop();
+      this.#stop(problem);
       this.#subscriptions.forget(problem, false); // others may be asked for again after the next connect()
       this.#opening.reject(problem);
       this.#become('ended', { problem });
@@ -217,8 +229,10 @@ export class StentorClient {
     this.#lose(problem);
   }
 
-  #stop() {
+  #stop(problem) {
     const connection = this.#connection;
+    this.#unsaid?.reject(problem);
+    this.#unsaid = undefined;
     this.#connection = undefined;
     this.#attempt = undefined;
     this.#tokens.stop();

@@ -164,7 +164,12 @@ export class StentorClient {
   subscribe(destination: string, onMessage: (message: IMessage) => void, options?: SubscribeOptions): Promise<Subscription>;
   /** Resolves at the RECEIPT. Rejects with a Problem that has a `fate`. Nothing is sent twice. Over SockJS `body` is a string. */
   publish(destination: string, body?: string | Uint8Array, headers?: StompHeaders): Promise<unknown>;
-  /** The user's availability on this device; each later login says it, too. */
+  /**
+   * The user's availability on this device; each later login says it, too. Resolves when the server has confirmed it,
+   * by a RECEIPT or at the next login; before connect() and after the end, at once. Rejects with a Problem if the
+   * server refuses it; or if the connection (`fate` `unknown` or `unsent`) or the client ends before: the next login
+   * says it all the same.
+   */
   setStatus(status: Status): Promise<void>;
   /** `key` is `user.NAME`, `group.NAME`, or a pattern of these; `exchange` is the gateway's `presence.exchange`. */
   watchPresence(key: string, onEvent: (event: PresenceEvent) => void, options?: SubscribeOptions & { exchange?: string }): Promise<Subscription>;

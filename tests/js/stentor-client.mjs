@@ -59,7 +59,7 @@ await obey({
       .then(() => tell('published', { body }), (problem) => tell('unpublished', { body, ...outcome(problem) }));
   },
 
-  status: ({ status }) => client.setStatus(status).then(() => tell('set', { status })),
+  status: ({ status }) => client.setStatus(status).then(() => tell('set', { status }), (problem) => tell('unset', { status, ...outcome(problem) })),
   watch: ({ key }) => { client.watchPresence(key, (event) => tell('presence', event), { onLive: () => tell('watching', { key }) }); },
   wake: () => client.wake(),
   async close() {

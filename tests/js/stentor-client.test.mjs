@@ -1533,17 +1533,91 @@ test('a status that is set between the login and its answer is said behind it', 
   await settled();
   const socket = FakeSocket.last;
   socket.open();
-  await client.setStatus('away');
+  const setting = client.setStatus('away');
   socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '0,0' });
   await settled();
   assert.deepEqual(socket.frames('SEND').map(({ headers }) => headers.status), ['away']);
   socket.deny('permission-denied', 'no', { frame: socket.sent.at(-1) });
-  await settled();
+  await assert.rejects(setting, { code: 'permission-denied', fate: 'refused' });
   socket.end();
   await pass(context, 1_000);
   FakeSocket.last.accept();
   await settled();
   assert.deepEqual([FakeSocket.last.sent[0].headers['presence-status'], FakeSocket.last.frames('SEND')], [undefined, []]);
+});
+
+/** What has become of a promise: `waits`, `is done`, or the code and the fate of a problem. */
+function outcomeOf(promise) {
+  const seen = { now: 'waits' };
+  promise.then(() => { seen.now = 'is done'; }, ({ code, fate }) => { seen.now = [code, fate].join(' ').trim(); });
+  return seen;
+}
+
+test('a status is set when the server has confirmed it, and not when it is lost; the next login says it all the same', async (context) => {
+  for (const [name, lose, expected] of [
+    ['the connection is lost', ({ socket }) => socket.end(), 'connection-lost unknown'],
+    ['no RECEIPT comes', async ({ socket }, context) => {
+      await pass(context, 60_000, 10_000);
+      socket.end();
+    }, 'no-receipt unknown'],
+  ]) {
+    await context.test(name, async (context) => {
+      const all = await connected(context);
+      const setting = outcomeOf(all.client.setStatus('away'));
+      await settled();
+      assert.equal(setting.now, 'waits');
+      await lose(all, context);
+      await settled();
+      assert.equal(setting.now, expected);
+      await pass(context, 2_000);
+      FakeSocket.last.open();
+      assert.equal(FakeSocket.last.sent[0].headers['presence-status'], 'away');
+      all.client.close();
+      context.mock.timers.reset();
+    });
+  }
+});
+
+test('a status that is set without a connection is confirmed by the login that says it, or ends with the client', async (context) => {
+  const { client, socket } = await connected(context);
+  socket.end();
+  const settings = ['away', 'busy'].map((status) => outcomeOf(client.setStatus(status)));
+  await pass(context, 1_000);
+  FakeSocket.last.end(); // one more try in vain
+  await pass(context, 2_000);
+  FakeSocket.last.open();
+  assert.equal(FakeSocket.last.sent[0].headers['presence-status'], 'busy');
+  assert.deepEqual(settings.map(({ now }) => now), ['waits', 'waits']);
+  FakeSocket.last.accept();
+  await settled();
+  assert.deepEqual(settings.map(({ now }) => now), ['is done', 'is done']);
+  assert.deepEqual(FakeSocket.last.frames('SEND'), []);
+  FakeSocket.last.end();
+  const closed = outcomeOf(client.setStatus('away'));
+  client.close();
+  await settled();
+  assert.equal(closed.now, 'closed');
+  await client.setStatus('invisible'); // nobody waits for a login; the next one says it
+  client.connect();
+  await settled();
+  FakeSocket.last.open();
+  assert.equal(FakeSocket.last.sent[0].headers['presence-status'], 'invisible');
+  const ended = outcomeOf(client.setStatus('online'));
+  FakeSocket.last.refuse('banned', 'no');
+  await settled();
+  assert.equal(ended.now, 'banned');
+});
+
+test('of several statuses that are refused none is said at the next login', async (context) => {
+  const { client, socket } = await connected(context);
+  const settings = ['away', 'busy'].map((status) => outcomeOf(client.setStatus(status)));
+  for (const frame of socket.frames('SEND')) socket.deny('permission-denied', 'no', { frame });
+  await settled();
+  assert.deepEqual(settings.map(({ now }) => now), Array(2).fill('permission-denied refused'));
+  socket.end();
+  await pass(context, 1_000);
+  FakeSocket.last.open();
+  assert.equal(FakeSocket.last.sent[0].headers['presence-status'], undefined);
 });
 
 test('of two events of a user the later one holds', async (context) => {

@@ -103,6 +103,7 @@ class UserWindow {
     try {
       await this.client.setStatus(status); // and each login says it
     } catch (error) {
+      if (error.fate !== 'refused') return; // the next login says it
       this.status = before;
       this.find(`.statuses input[value="${before}"]`).checked = true;
       this.say(`The status stays ${before}`, error.message, '');
