@@ -37,8 +37,7 @@ use crate::{
     auth::{self, Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
     background,
     broker::{
-        self, Broker, ExchangeKind, FeedConfig, Url, amqp::AmqpBroker, embedded::Embedded,
-        offline_of,
+        Broker, ExchangeKind, FeedConfig, Url, amqp::AmqpBroker, embedded::Embedded, offline_of,
     },
     codes::Code,
     config::{Config, Loaded},
@@ -750,7 +749,10 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
         Some(broker) => Arc::new(broker),
         None => {
             telemetry::broker_embedded();
-            Arc::new(Embedded::new(exchanges(config)))
+            Arc::new(Embedded::new(exchanges(
+                config,
+                &config.broker.default_vhost,
+            )))
         }
     })
 }
@@ -788,10 +790,14 @@ fn feed(config: &Config) -> FeedConfig {
     }
 }
 
-/// All exchanges that the gateway makes where they are missing.
+/// All exchanges that the gateway makes in that virtual host where they are missing. Those of its own
+/// are in the default one alone: elsewhere another application may have their names.
 #[must_use]
-pub fn exchanges(config: &Config) -> BTreeMap<Box<str>, ExchangeKind> {
+pub fn exchanges(config: &Config, vhost: &str) -> BTreeMap<Box<str>, ExchangeKind> {
     let mut exchanges = config.broker.exchanges.clone();
+    if vhost != config.broker.default_vhost {
+        return exchanges;
+    }
     if config.presence.has_events() {
         // Exchanges that the configuration names are made at their first use.
         let exchange = config.presence.exchange.clone();
@@ -821,10 +827,6 @@ pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error
     if is_embedded(config) {
         return Ok(None);
     }
-    let broker = broker::Config {
-        exchanges: exchanges(config),
-        ..config.broker.clone()
-    };
     let urls: Vec<_> = config
         .broker
         .all_urls()
@@ -834,8 +836,10 @@ pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error
             Url::Amqp(url) => Some(url.clone()),
         })
         .collect();
-    AmqpBroker::new(&urls, broker, feed(config), node)
-        .map(|broker| Some(broker.with_journal(config.journal.clone())))
+    let in_default = exchanges(config, &config.broker.default_vhost);
+    AmqpBroker::new(&urls, config.broker.clone(), feed(config), node)
+        .map(|broker| broker.with_journal(config.journal.clone()))
+        .map(|broker| Some(broker.with_default_exchanges(in_default)))
         .map_err(Error::Configuration)
 }
 

@@ -51,9 +51,8 @@ pub(super) fn configured(config: &Config, vhost: &str) -> Vec<Exchange> {
         kind,
         name,
     };
-    let mut configured: Vec<_> = app::exchanges(config)
+    let mut configured: Vec<_> = app::exchanges(config, vhost)
         .into_iter()
-        .filter(|(name, _)| is_default || config.broker.exchanges.contains_key(name))
         .map(|(name, kind)| exchange(name, Some(kind)))
         .collect();
     let sources = config.offline.sources.iter().filter(|_| is_default);

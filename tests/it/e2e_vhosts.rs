@@ -102,6 +102,27 @@ async fn messages_stay_in_their_virtual_host() {
     }
 }
 
+/// The gateway has none of its own there.
+#[tokio::test]
+async fn an_exchange_named_like_one_of_the_gateway_s_is_another_application_s_elsewhere() {
+    let (default, other) = (vhost().await, vhost().await);
+    let house = House::start(default, |builder| {
+        builder
+            .set("broker.vhosts", "*")
+            .set("presence.url", "memory:")
+            .set("presence.events", true)
+            .set("presence.exchange", "presence")
+    })
+    .await;
+    other
+        .declare_exchange("presence", ExchangeKind::Direct)
+        .await;
+    let mut client = client(&house, &other).await;
+    client.subscribe("1", "/exchange/presence/theirs").await;
+    other.publish("presence", "theirs", ["of theirs"]).await;
+    client.expect_message("of theirs").await;
+}
+
 /// In the plug-in's words, and at once.
 #[tokio::test]
 async fn a_virtual_host_that_is_not_there_is_refused() {

@@ -34,7 +34,10 @@ mod topology;
 mod whole;
 mod wire;
 
-use std::sync::{Arc, OnceLock, atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use lapin::uri::AMQPUri;
@@ -70,6 +73,8 @@ const FRAME_MAX: u32 = 128 * 1024;
 /// RabbitMQ as the broker.
 pub struct AmqpBroker {
     config: Config,
+    /// The gateway's own exchanges, beside those of the configuration: in the default virtual host.
+    default_exchanges: BTreeMap<Box<str>, ExchangeKind>,
     feed: FeedConfig,
     journal: JournalConfig,
     uri: AMQPUri,
@@ -111,6 +116,7 @@ impl AmqpBroker {
         uri.query.frame_max = Some(FRAME_MAX);
         Ok(Self {
             config,
+            default_exchanges: BTreeMap::new(),
             feed,
             journal: JournalConfig::default(),
             uri,
@@ -129,6 +135,26 @@ impl AmqpBroker {
     #[must_use]
     pub fn with_journal(self, journal: JournalConfig) -> Self {
         Self { journal, ..self }
+    }
+
+    /// The same, with these exchanges in the default virtual host, besides those of the
+    /// configuration, which are in all.
+    #[must_use]
+    pub fn with_default_exchanges(self, exchanges: BTreeMap<Box<str>, ExchangeKind>) -> Self {
+        Self {
+            default_exchanges: exchanges,
+            ..self
+        }
+    }
+
+    /// The exchanges of a virtual host whose types are known beforehand. A name that is the gateway's
+    /// own elsewhere may be another application's here, and of any type.
+    fn exchanges(&self, vhost: &str) -> BTreeMap<Box<str>, ExchangeKind> {
+        let mut exchanges = self.config.exchanges.clone();
+        if vhost == self.config.default_vhost {
+            exchanges.extend(self.default_exchanges.clone());
+        }
+        exchanges
     }
 
     /// How links to a virtual host are made.
@@ -172,14 +198,9 @@ impl Broker for AmqpBroker {
             max_message_size: self.config.max_message_size,
             operation_timeout,
         };
-        let kinds = self
-            .config
-            .exchanges
-            .iter()
-            .map(|(name, kind)| (name.clone(), *kind));
         let whole = self.feed.whole.iter().map(String::as_str);
         let whole = whole.filter(|exchange| self.feed.reads_whole(exchange));
-        let topology = Arc::new(Topology::new(kinds, whole.map(Box::from)));
+        let topology = Arc::new(Topology::new(self.exchanges(vhost), whole.map(Box::from)));
         let declarer = Arc::new(Declarer::new(link_config("trial of queues"), &self.node));
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
@@ -478,5 +499,31 @@ impl VirtualHost for AmqpVirtualHost {
             );
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Elsewhere another application may have an exchange of that name, of another type.
+    #[test]
+    fn exchanges_of_the_gateway_itself_are_known_in_the_default_virtual_host_alone() {
+        let url = SecretUrl::from(url::Url::parse("amqp://u:p@host").unwrap());
+        let config = Config {
+            default_vhost: "app".to_owned(),
+            exchanges: [(Box::<str>::from("feed"), ExchangeKind::Topic)].into(),
+            ..Config::default()
+        };
+        let broker = AmqpBroker::new(&[url], config, FeedConfig::default(), "test");
+        let own = [(Box::<str>::from("stentor.control"), ExchangeKind::Fanout)];
+        let broker = broker.unwrap().with_default_exchanges(own.into());
+        let known = |vhost, name| broker.exchanges(vhost).get(name).copied();
+        for vhost in ["app", "/"] {
+            assert_eq!(known(vhost, "feed"), Some(ExchangeKind::Topic));
+        }
+        let control = "stentor.control";
+        assert_eq!(known("app", control), Some(ExchangeKind::Fanout));
+        assert_eq!(known("/", control), None);
     }
 }
