@@ -439,7 +439,7 @@ pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> 
         })
         .await;
         let found = judge_whole(vhost, exchange, answers);
-        findings.push(found.took(time));
+        findings.extend(found.map(|found| found.took(time)));
     }
     findings
 }
@@ -473,7 +473,13 @@ enum Beside {
     Tried(Result<(), BrokerError>),
 }
 
-fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>) -> Finding {
+/// Of an exchange that is not there, it is told elsewhere whether the gateway makes it: then nothing is
+/// left to say.
+fn judge_whole(
+    vhost: &str,
+    exchange: &str,
+    answers: Result<Whole, BrokerError>,
+) -> Option<Finding> {
     let question = "broker.whole";
     let cure = inspect::policy_command(vhost, exchange);
     let grant = || {
@@ -483,7 +489,7 @@ fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>)
              and read {exchange}, in virtual host {vhost} (set_permissions)"
         )
     };
-    match answers {
+    let found = match answers {
         Err(error) => Finding::wrong(question, format!("exchange {exchange}: {error}")),
         Ok((Seen::There(Some(kind)), _)) if kind != ExchangeKind::Direct => Finding::right(
             question,
@@ -508,10 +514,7 @@ fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>)
             Finding::wrong(question, text).cure(grant())
         }
         Ok((Seen::Missing, Beside::There | Beside::Missing | Beside::Tried(Ok(())))) => {
-            Finding::right(
-                question,
-                format!("exchange {exchange} (feed.whole) is not there yet"),
-            )
+            return None;
         }
         Ok((_, Beside::Tried(Ok(())))) => Finding::right(
             question,
@@ -535,7 +538,8 @@ fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>)
             );
             Finding::unasked(question, text).cure(format!("rabbitmqctl list_policies -p {vhost}"))
         }
-    }
+    };
+    Some(found)
 }
 
 #[cfg(test)]
@@ -711,33 +715,38 @@ mod tests {
     #[test]
     fn an_exchange_that_leads_elsewhere_has_its_policy_as_the_cure() {
         let direct = || Seen::There(Some(ExchangeKind::Direct));
+        let judged = |seen, beside| judge_whole("/", "feed", Ok((seen, beside))).unwrap();
         let elsewhere = Err(BrokerError::NotFound("elsewhere".into()));
-        let found = judge_whole("/", "feed", Ok((direct(), Beside::Tried(elsewhere))));
+        let found = judged(direct(), Beside::Tried(elsewhere));
         assert_eq!(found.mark, Mark::Wrong);
         assert!(found.cure[0].starts_with("rabbitmqctl set_policy -p '/'"));
-        let found = judge_whole("/", "feed", Ok((direct(), Beside::Tried(Ok(())))));
+        let found = judged(direct(), Beside::Tried(Ok(())));
         assert_eq!(found.mark, Mark::Right);
-        assert_eq!(
-            judge_whole("/", "feed", Ok((direct(), Beside::Missing))).mark,
-            Mark::Unasked
-        );
+        assert_eq!(judged(direct(), Beside::Missing).mark, Mark::Unasked);
         for seen in [direct(), Seen::Missing] {
             let not_ours = Beside::NotOurs("feed.keys".to_owned());
-            let found = judge_whole("/", "feed", Ok((seen.clone(), not_ours)));
+            let found = judged(seen.clone(), not_ours);
             assert_eq!(found.mark, Mark::Wrong, "{found:?}");
             assert!(
                 found.cure[0].contains("feed.all and feed.keys"),
                 "{found:?}"
             );
             let tried = Beside::Tried(refused());
-            let found = judge_whole("/", "feed", Ok((seen, tried)));
+            let found = judged(seen, tried);
             assert_eq!(found.mark, Mark::Wrong, "{found:?}");
             assert!(
                 found.cure[0].contains("feed.all and feed.keys"),
                 "{found:?}"
             );
         }
-        let missing = judge_whole("/", "feed", Ok((Seen::Missing, Beside::Tried(Ok(())))));
-        assert_eq!(missing.mark, Mark::Right);
+    }
+
+    /// `broker.exchange` says that it is wrong, or that the gateway makes it.
+    #[test]
+    fn an_exchange_to_be_read_whole_that_is_missing_has_one_answer() {
+        for beside in [Beside::There, Beside::Missing, Beside::Tried(Ok(()))] {
+            let found = judge_whole("/", "feed", Ok((Seen::Missing, beside)));
+            assert_eq!(found, None);
+        }
     }
 }

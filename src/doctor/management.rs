@@ -347,7 +347,7 @@ async fn bindings(management: &Management, vhost: &str, exchange: &str) -> Findi
         Ok(Some((bound, _))) => judge(vhost, exchange, &bound),
         Ok(None) => Finding::right(
             "management.bindings",
-            format!("exchange {exchange} (feed.whole) is not there yet"),
+            format!("nobody binds keys at exchange {exchange} (feed.whole), which is not there"),
         ),
         Err(error) => Finding::unasked(
             "management.bindings",

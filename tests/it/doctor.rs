@@ -981,6 +981,22 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
     setup.set("feed.bridge", true).is_sound().await;
 }
 
+/// It is not right and wrong in one report.
+#[tokio::test]
+async fn an_exchange_to_be_read_whole_that_is_missing() {
+    let (vhost, hook) = (RabbitMq::shared().await.vhost().await, Hook::start().await);
+    let setup = Setup::new(&vhost, &hook)
+        .set("feed.binding", "all")
+        .set("feed.whole", FEED);
+    let report = setup.report().await;
+    report.found("broker.exchange", "wrong", "exchange feed is not there");
+    assert!(!report.text.contains("broker.whole"), "{}", report.text);
+    // The gateway makes it.
+    let made = setup.set("broker.exchanges", "feed=direct");
+    let report = made.is_sound().await;
+    report.found("broker.exchange", "right", "exchange feed is not there yet");
+}
+
 #[tokio::test]
 async fn a_journal_that_is_there_missing_or_declared_otherwise() {
     let (vhost, hook) = (RabbitMq::shared().await.vhost().await, Hook::start().await);
