@@ -62,6 +62,7 @@ pub const QUESTIONS: &[&str] = &[
     "auth.right",
     "presence.redis",
     "presence.rights",
+    "presence.memory",
     "traces.collector",
     "tls.certificate",
     "tls.server",

@@ -58,7 +58,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     }
     let (tried, took) = ask(redis.rights()).await;
     let found = match tried {
-        Some(Ok(tried)) => rights(url, &tried),
+        Some(Ok(tried)) => [rights(url, &tried), memory(&tried)].concat(),
         Some(Err(error)) => vec![unreachable(url, &error.to_string())],
         None => vec![unreachable(url, &late())],
     };
@@ -103,13 +103,51 @@ fn account(url: &SecretUrl) -> String {
     }
 }
 
+/// The server's place in a sentence, if there are several.
+fn place(server: Option<&str>) -> String {
+    server.map_or_else(String::new, |server| format!(" at {server}"))
+}
+
+/// Whether Redis keeps what it was given.
+fn memory(tried: &[Tried]) -> Vec<Finding> {
+    let question = "presence.memory";
+    let judged = tried.iter().filter_map(|tried| {
+        let at = place(tried.server.as_deref());
+        let Some(memory) = &tried.memory else {
+            let text = format!(
+                "whether Redis evicts keys{at} is not known: the account lacks the right to ask \
+                 (info), or Redis does not tell"
+            );
+            let found = Finding::unasked(question, text);
+            return Some(found.cure(format!(
+                "INFO memory   (in redis-cli{at}: maxmemory_policy has to be noeviction)"
+            )));
+        };
+        if !memory.evicts() {
+            return None;
+        }
+        let text = format!(
+            "Redis evicts keys{at} when its memory is full (maxmemory-policy {}): users vanish from \
+             presence, for the nodes' leases are such keys",
+            memory.policy
+        );
+        Some(Finding::doubtful(question, text).cure(format!(
+            "CONFIG SET maxmemory-policy noeviction   (in redis-cli{at}; then CONFIG REWRITE)"
+        )))
+    });
+    let mut findings: Vec<_> = judged.collect();
+    if findings.is_empty() {
+        findings.push(Finding::right(question, "Redis evicts no keys"));
+    }
+    findings
+}
+
 fn rights(url: &SecretUrl, tried: &[Tried]) -> Vec<Finding> {
     let question = "presence.rights";
     let account = account(url);
     let lacking = tried.iter().filter(|tried| !tried.refused.is_empty());
-    let lacking = lacking.map(|Tried { server, refused }| {
-        let at = server.as_ref().map(|server| format!(" at {server}"));
-        let at = at.unwrap_or_default();
+    let lacking = lacking.map(|tried| {
+        let (at, refused) = (place(tried.server.as_deref()), &tried.refused);
         let text = format!(
             "the account {account} lacks rights of Redis that presence needs{at}: {}",
             refused.join(", ")
@@ -136,7 +174,7 @@ fn rights(url: &SecretUrl, tried: &[Tried]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Mark;
+    use crate::{doctor::finding::Mark, presence::redis::inspect::Memory};
 
     fn url(text: &str) -> SecretUrl {
         url::Url::parse(text).unwrap().into()
@@ -146,6 +184,7 @@ mod tests {
         Tried {
             server: server.map(Box::from),
             refused: refused.to_vec(),
+            memory: None,
         }
     }
 
@@ -174,6 +213,42 @@ mod tests {
         );
         let found = rights(&url, &[tried(sound, &[]), tried(other, &[])]);
         assert!(found[0].text.ends_with("at each of 2 masters"), "{found:?}");
+    }
+
+    /// Leases of nodes are among the keys that go.
+    #[test]
+    fn a_redis_that_evicts_keys_is_doubtful() {
+        let with = |server, policy: &str| Tried {
+            memory: Some(Memory {
+                max_bytes: 1 << 20,
+                policy: policy.into(),
+            }),
+            ..tried(server, &[])
+        };
+        for policy in ["volatile-lru", "allkeys-lfu"] {
+            let found = memory(&[with(None, policy)]);
+            assert_eq!((found.len(), found[0].mark), (1, Mark::Doubtful));
+            assert!(found[0].text.contains(policy), "{found:?}");
+            let cure = "CONFIG SET maxmemory-policy noeviction   (in redis-cli;";
+            assert!(found[0].cure[0].starts_with(cure), "{found:?}");
+        }
+        let found = memory(&[with(None, "noeviction")]);
+        assert_eq!((found.len(), found[0].mark), (1, Mark::Right));
+        // Of several masters, those that do are named, and those that do not tell.
+        let [a, b, c] = ["a:6379", "b:6379", "c:6379"].map(Some);
+        let all = [
+            with(a, "noeviction"),
+            with(b, "volatile-ttl"),
+            tried(c, &[]),
+        ];
+        let found = memory(&all);
+        let marks: Vec<_> = found.iter().map(|found| found.mark).collect();
+        assert_eq!(marks, [Mark::Doubtful, Mark::Unasked]);
+        assert!(found[0].text.contains(" at b:6379 "), "{found:?}");
+        assert!(
+            found[1].cure[0].contains("redis-cli at c:6379"),
+            "{found:?}"
+        );
     }
 
     #[test]

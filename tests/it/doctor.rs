@@ -671,6 +671,51 @@ async fn a_redis_that_is_down_or_refuses() {
     assert_eq!(found.cure[0], "start Redis, and open the way to it");
 }
 
+/// Leases of nodes have an expiry: they would be the first to go.
+#[tokio::test]
+async fn a_redis_that_evicts_keys() {
+    let (vhost, hook, redis) = (vhost().await, Hook::start().await, Redis::own().await);
+    let question = "presence.memory";
+    let with = |url: String| Setup::new(&vhost, &hook).set("presence.url", url);
+    let setup = with(redis.url());
+    for (bound, policy, mark) in [
+        ("0", "volatile-lru", "right"),
+        ("100mb", "noeviction", "right"),
+        ("100mb", "allkeys-lru", "doubtful"),
+        ("100mb", "volatile-ttl", "doubtful"),
+    ] {
+        for (name, value) in [("maxmemory", bound), ("maxmemory-policy", policy)] {
+            let setting = ["CONFIG", "SET", name, value];
+            assert_eq!(redis.command(&setting).await, "+OK");
+        }
+        let report = setup.is_sound().await;
+        report.found(question, mark, "Redis evicts ");
+    }
+    let found = setup.is_sound().await.found(question, "doubtful", "");
+    let words = found.cure[0].split("   ").next().unwrap();
+    let words: Vec<_> = words.split(' ').collect();
+    assert_eq!(redis.command(&words).await, "+OK");
+    let report = setup.is_sound().await;
+    report.found(question, "right", "evicts no keys");
+
+    // Presence does not need the right to ask.
+    let account = [
+        "ACL",
+        "SETUSER",
+        "stentor",
+        "on",
+        ">right",
+        "~stentor:*",
+        "+@all",
+        "-info",
+    ];
+    assert_eq!(redis.command(&account).await, "+OK");
+    let by_account = with(format!("redis://stentor:right@{}", redis.address()));
+    let report = by_account.is_sound().await;
+    report.found("presence.rights", "right", "has all rights");
+    report.found(question, "unasked", "is not known");
+}
+
 /// A collector that takes requests with this credential, and the heads of those that came.
 async fn collector() -> (String, mpsc::UnboundedReceiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -31,13 +31,24 @@ pub struct ExaminedRedis {
     keys: Vec<Keys>,
 }
 
-/// A server that the account's rights were tried at.
+/// A server that the account's rights were tried at, and what it says of itself.
 #[derive(Debug)]
 pub struct Tried {
     /// Its address; `None`: there is one, or Sentinels name it.
     pub server: Option<Box<str>>,
     /// The commands that the account may not use there, of those that presence needs.
     pub refused: Vec<&'static str>,
+    /// `None`: the account may not ask for it, which presence does not need; or it does not tell.
+    pub memory: Option<Memory>,
+}
+
+/// What a server does with keys when its memory is full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// `maxmemory`; 0: it has no bound.
+    pub max_bytes: u64,
+    /// `maxmemory-policy`.
+    pub policy: Box<str>,
 }
 
 /// Slots of a cluster that are next to each other, and the address of their master.
@@ -152,6 +163,7 @@ impl ExaminedRedis {
                 return Ok(vec![Tried {
                     server: None,
                     refused: vec!["cluster|slots"],
+                    memory: None,
                 }]);
             }
             slots => slots?,
@@ -210,7 +222,16 @@ impl ExaminedRedis {
         Ok(Tried {
             server: server.map(Box::from),
             refused,
+            memory: self.memory(&key).await,
         })
+    }
+
+    /// The server that has the key. If the link were lost, what is asked before would have said so.
+    async fn memory(&self, key: &str) -> Option<Memory> {
+        let mut pipe = Pipeline::new();
+        pipe.cmd("INFO").arg("memory");
+        let told: Result<(String,), _> = self.connections.call_in_order(key, &pipe).await;
+        told.ok().and_then(|(text,)| Memory::read(&text))
     }
 
     async fn is_refused(&self, key: &str, pipe: &Pipeline) -> Result<bool, PresenceError> {
@@ -219,6 +240,26 @@ impl ExaminedRedis {
             Err(error) if is_refusal(&error) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Memory {
+    /// The lines of `INFO memory`.
+    fn read(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+            values.find_map(|value| value.strip_prefix(':'))
+        };
+        Some(Self {
+            max_bytes: field("maxmemory")?.parse().ok()?,
+            policy: field("maxmemory_policy")?.into(),
+        })
+    }
+
+    /// Whether keys may go that nobody has removed, and whose time is not up.
+    #[must_use]
+    pub fn evicts(&self) -> bool {
+        self.max_bytes > 0 && *self.policy != *"noeviction"
     }
 }
 
@@ -329,6 +370,23 @@ mod tests {
         let one = [Keys::partition(0).nodes()];
         let slots = [range(0, 13_906, "a:1"), range(13_907, 16_383, "b:1")];
         assert_eq!(one_of_each(&one, &slots), [(0, "b:1")]);
+    }
+
+    #[test]
+    fn a_server_evicts_keys_by_its_bound_and_its_policy() {
+        let told = |bound: &str, policy: &str| {
+            let text = format!(
+                "# Memory\r\nused_memory:1\r\nmaxmemory:{bound}\r\nmaxmemory_human:1.00M\r\n\
+                 maxmemory_policy:{policy}\r\n"
+            );
+            Memory::read(&text).map(|memory| memory.evicts())
+        };
+        assert_eq!(told("1048576", "volatile-lru"), Some(true));
+        assert_eq!(told("1048576", "allkeys-random"), Some(true));
+        assert_eq!(told("1048576", "noeviction"), Some(false));
+        assert_eq!(told("0", "volatile-lru"), Some(false));
+        assert_eq!(told("much", "volatile-lru"), None);
+        assert_eq!(Memory::read("# Memory\r\nused_memory:1\r\n"), None);
     }
 
     #[test]
