@@ -45,7 +45,8 @@ pub use message::{
     passes_for,
 };
 pub use offline::{
-    KeyTemplate, OfflineConfig, OfflineFeeds, UNHEARD_HEADER, offline_of, policy_for,
+    KeyTemplate, OfflineConfig, OfflineFeeds, UNHEARD_HEADER, delete_offline, offline_of,
+    policy_for,
 };
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    FEED_QUEUES,
+    Argument, FEED_QUEUES, QueueSpec,
     destination::{MAX_NAME, check_exchange},
 };
 use crate::units::{Checked, at_least, at_most, size};
@@ -69,6 +69,24 @@ impl OfflineConfig {
             vhost: vhost.into(),
             sources: self.sources.clone(),
             after: self.after,
+        }
+    }
+
+    /// The queue that gets what nobody is subscribed to, of messages to `source`.
+    #[must_use]
+    pub fn queue(&self, source: &str) -> QueueSpec {
+        let argument = |name: &str, value| (Box::<str>::from(name), value);
+        let max_bytes = i64::try_from(self.max_bytes).unwrap_or(i64::MAX);
+        QueueSpec {
+            name: offline_of(source).into(),
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            arguments: vec![
+                argument("x-queue-type", Argument::Text("classic".into())),
+                argument("x-max-length-bytes", Argument::Number(max_bytes)),
+                argument("x-overflow", Argument::Text("drop-head".into())),
+            ],
         }
     }
 
@@ -163,6 +181,14 @@ pub fn policy_for(vhost: &str, source: &str) -> String {
         "rabbitmqctl set_policy -p '{vhost}' --apply-to exchanges 'stentor.{source}' \
          '^{pattern}$' '{{\"alternate-exchange\":\"{offline}\"}}'"
     )
+}
+
+/// The command by which an operator takes its queue away, if it was made with another `max_bytes` and
+/// is empty: the gateway makes it anew.
+#[must_use]
+pub fn delete_offline(vhost: &str, source: &str) -> String {
+    let queue = offline_of(source);
+    format!("rabbitmqctl delete_queue -p '{vhost}' --if-empty {queue}")
 }
 
 /// How a user's key is made: `user_{username}`.

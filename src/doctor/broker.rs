@@ -8,7 +8,7 @@ use super::{
     ask::{PATIENCE, ask, late, timed},
     exchanges::{self, Exchange, Role},
     finding::Finding,
-    journals, management,
+    journals, management, offline,
 };
 use crate::{
     app,
@@ -189,7 +189,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
     let entered = format!("virtual host {name} can be used");
     let mut findings = vec![Finding::right("broker.vhost", entered).took(time)];
     let wanted = wanted(config, name, subject.task);
-    let (queues, exchanges, whole, journals) = tokio::join!(
+    let (queues, exchanges, whole, journals, offline) = tokio::join!(
         queues(&examined, config, account, name),
         join_all(
             wanted
@@ -198,6 +198,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
         ),
         exchanges::whole(&examined, config, name),
         journals::examine(&examined, config, account, name),
+        offline::examine(&examined, config, name),
     );
     findings.extend(queues);
     for found in exchanges {
@@ -205,6 +206,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
     }
     findings.extend(whole);
     findings.extend(journals);
+    findings.extend(offline);
     examined.close().await;
     findings
 }

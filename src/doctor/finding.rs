@@ -45,6 +45,7 @@ pub const QUESTIONS: &[&str] = &[
     "broker.exchange",
     "broker.whole",
     "broker.journal",
+    "broker.offline",
     "broker.impersonate",
     "management.reachable",
     "management.alarms",

@@ -11,6 +11,7 @@
 //! | `ask` | the time of a question |
 //! | `broker`, `exchanges` | RabbitMQ by AMQP: logins, permissions, exchanges |
 //! | `journals` | streams of journals |
+//! | `offline` | queues of messages for those who are away |
 //! | `management`, `policies` | what AMQP cannot tell |
 //! | `logins` | the hook, tokens, and a user's dry run |
 //! | `store` | Redis |
@@ -30,6 +31,7 @@ mod journals;
 mod logins;
 mod machine;
 mod management;
+mod offline;
 mod policies;
 mod show;
 mod store;

@@ -19,8 +19,8 @@ use crate::{
     background,
     backoff::Backoff,
     broker::{
-        Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, ExchangeKind,
-        OfflineConfig, Properties, Publish, QueueSpec, Verdict, VirtualHost, policy_for,
+        BrokerError, Consume, Consumer, Delivery, DeliverySink, ExchangeKind, OfflineConfig,
+        Properties, Publish, QueueSpec, Verdict, VirtualHost, delete_offline, policy_for,
     },
     node::Services,
     telemetry,
@@ -148,32 +148,15 @@ impl Source {
             return None;
         };
         let vhost = self.services.upgrade()?.settings().default_vhost.clone();
-        text.contains("x-max-length-bytes").then(|| {
-            format!(
-                "rabbitmqctl delete_queue -p '{vhost}' --if-empty {}",
-                self.queue
-            )
-        })
+        text.contains("x-max-length-bytes")
+            .then(|| delete_offline(&vhost, &self.exchange))
     }
 
     fn consume(&self) -> Consume {
-        let argument = |name: &str, argument| (Box::<str>::from(name), argument);
-        let max_bytes = i64::try_from(self.config.max_bytes).unwrap_or(i64::MAX);
-        let exchange = self.queue.clone();
         Consume {
-            queue: QueueSpec {
-                name: self.queue.clone(),
-                durable: true,
-                exclusive: false,
-                auto_delete: false,
-                arguments: vec![
-                    argument("x-queue-type", Argument::Text("classic".into())),
-                    argument("x-max-length-bytes", Argument::Number(max_bytes)),
-                    argument("x-overflow", Argument::Text("drop-head".into())),
-                ],
-            },
+            queue: self.config.queue(&self.exchange),
             declare: true,
-            binding: Some((exchange, "#".into())),
+            binding: Some((self.queue.clone(), "#".into())),
             binding_arguments: Vec::new(),
             prefetch: PREFETCH,
             exclusive: false,

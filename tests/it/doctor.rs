@@ -7,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use lapin::{
     ExchangeKind,
     options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
@@ -1123,6 +1123,45 @@ async fn a_queue_in_the_place_of_a_journal_keeps_its_message() {
     assert_eq!(message.data, b"one");
     assert!(!message.redelivered);
     assert_eq!(vhost.bindings().await, [Value::Null; 0]);
+}
+
+/// RabbitMQ does not change the bound of a queue that is there.
+#[tokio::test]
+async fn a_queue_for_those_who_are_away_of_another_bound() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let (question, name) = ("broker.offline", "stentor.feed.offline.feed");
+    let setup = Setup::new(&vhost, &hook).set("offline.sources", FEED);
+    // It makes none.
+    for _ in 0..2 {
+        let report = setup.report().await;
+        report.found(question, "right", "is not there yet");
+    }
+    let mut arguments = FieldTable::default();
+    for (argument, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+        arguments.insert(argument.into(), AMQPValue::LongString(value.into()));
+    }
+    let bound = AMQPValue::LongLongInt(32 << 20);
+    arguments.insert("x-max-length-bytes".into(), bound);
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let channel = vhost.channel().await;
+    let declaring = channel.queue_declare(name.into(), options, arguments);
+    declaring.await.unwrap();
+    let found = setup.is_wrong(question, "x-max-length-bytes").await;
+    let former = setup.clone().set("offline.max_bytes", "32MiB");
+    former
+        .report()
+        .await
+        .found(question, "right", "is as [offline] says");
+    let delete = Found {
+        cure: found.cure[1..].to_vec(),
+        ..found
+    };
+    delete.apply(&vhost).await;
+    let report = setup.report().await;
+    report.found(question, "right", "is not there yet");
 }
 
 #[tokio::test]

@@ -43,7 +43,9 @@ use super::{
     whole::{self, Beside},
 };
 use crate::{
-    broker::{BrokerError, ExchangeKind, FEED_QUEUES, JournalConfig, journal::stream_of},
+    broker::{
+        BrokerError, ExchangeKind, FEED_QUEUES, JournalConfig, QueueSpec, journal::stream_of,
+    },
     deadline::after,
 };
 
@@ -67,6 +69,17 @@ pub enum Seen {
     Missing,
     /// It is there; its type, unless the account may not configure it: then RabbitMQ does not tell.
     There(Option<ExchangeKind>),
+}
+
+/// A queue of the gateway's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenQueue {
+    /// It is not there.
+    Missing,
+    /// It is there, as the configuration says.
+    Right,
+    /// It is there, and was declared otherwise; RabbitMQ's words.
+    Differs(Box<str>),
 }
 
 /// The stream of a journal.
@@ -171,6 +184,30 @@ impl Examined {
         })
     }
 
+    /// Looks for a queue of the gateway's own. One that is there is declared as the gateway would, which
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError::AccessRefused`]: the account may not declare it; or the broker does not answer.
+    pub async fn queue(&self, queue: &QueueSpec) -> Result<SeenQueue, BrokerError> {
+        let (options, arguments) = topology::declare_options(queue)?;
+        let looking = QueueDeclareOptions {
+            passive: true,
+            ..options
+        };
+        let none = FieldTable::default();
+        match self.declare_queue(&queue.name, looking, none).await {
+            Ok(()) => {}
+            Err(BrokerError::NotFound(_)) => return Ok(SeenQueue::Missing),
+            Err(error) => return Err(error),
+        }
+        match self.declare_queue(&queue.name, options, arguments).await {
+            Ok(()) => Ok(SeenQueue::Right),
+            Err(BrokerError::PreconditionFailed(text)) => Ok(SeenQueue::Differs(text)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Looks for the stream of an exchange's journal. One that is there is declared as the gateway
     /// would, which changes nothing, and its writing and reading are tried; one that is not, with a
     /// length that RabbitMQ refuses after it has looked at the permission.
@@ -257,15 +294,24 @@ impl Examined {
         passive: bool,
         arguments: FieldTable,
     ) -> Result<(), BrokerError> {
-        let deadline = self.deadline();
-        let channel = self.live.passing(deadline).await?;
         let options = QueueDeclareOptions {
             passive,
             durable: true,
             ..QueueDeclareOptions::default()
         };
-        let stream = short("the stream's name", stream)?;
-        let declaring = channel.queue_declare(stream, options, arguments);
+        self.declare_queue(stream, options, arguments).await
+    }
+
+    async fn declare_queue(
+        &self,
+        name: &str,
+        options: QueueDeclareOptions,
+        arguments: FieldTable,
+    ) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        let name = short("the queue's name", name)?;
+        let declaring = channel.queue_declare(name, options, arguments);
         answer(deadline, declaring).await.map(drop)
     }
 

@@ -518,7 +518,7 @@ mod tests {
         let broker = AmqpBroker::new(&[url], config, FeedConfig::default(), "test");
         let own = [(Box::<str>::from("stentor.control"), ExchangeKind::Fanout)];
         let broker = broker.unwrap().with_default_exchanges(own.into());
-        let known = |vhost, name| broker.exchanges(vhost).get(name).copied();
+        let known = |vhost: &str, name: &str| broker.exchanges(vhost).get(name).copied();
         for vhost in ["app", "/"] {
             assert_eq!(known(vhost, "feed"), Some(ExchangeKind::Topic));
         }
