@@ -6,7 +6,7 @@ use crate::{
     app,
     broker::{
         Binding, BrokerError, ExchangeKind,
-        amqp::inspect::{self, Examined, Seen, TrialQueue},
+        amqp::inspect::{self, Examined, Seen},
         offline_of,
     },
     config::Config,
@@ -103,6 +103,8 @@ fn own_role(config: &Config, name: &str) -> Option<Role> {
 /// RabbitMQ's answers about an exchange.
 #[derive(Debug)]
 struct Answers {
+    /// The gateway's account, whose rights they are about.
+    account: Box<str>,
     seen: Result<Seen, BrokerError>,
     /// Whether the account may make it, if it is not there.
     make: Result<(), BrokerError>,
@@ -122,7 +124,11 @@ pub(super) async fn examine(examined: &Examined, wanted: &Exchange, vhost: &str)
                 let queue = examined.declare(crate::broker::FEED_QUEUES).await;
                 // What is wrong with queues is told elsewhere.
                 if let Ok(queue) = queue {
-                    read = may_read(examined, &queue, name).await;
+                    read = of_exchange(match wanted.role {
+                        // The gateway binds its own queue by this key.
+                        Role::Journal | Role::Unheard => examined.may_bind_all(&queue, name).await,
+                        _ => examined.may_bind(&queue, name).await,
+                    });
                 }
                 write = examined.may_write(name).await.map(drop);
             }
@@ -136,6 +142,7 @@ pub(super) async fn examine(examined: &Examined, wanted: &Exchange, vhost: &str)
             Err(_) => {}
         }
         Answers {
+            account: examined.account().into(),
             seen,
             make,
             read,
@@ -147,12 +154,9 @@ pub(super) async fn examine(examined: &Examined, wanted: &Exchange, vhost: &str)
     findings.into_iter().map(|found| found.took(time)).collect()
 }
 
-async fn may_read(
-    examined: &Examined,
-    queue: &TrialQueue,
-    exchange: &str,
-) -> Result<(), BrokerError> {
-    match examined.may_bind(queue, exchange).await {
+/// Whether the account may read the exchange, by the answer to a binding.
+fn of_exchange(binding: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    match binding {
         // That of the queue is told elsewhere.
         Err(BrokerError::AccessRefused(text)) if !text.contains("exchange '") => Ok(()),
         answer => answer,
@@ -176,7 +180,10 @@ fn judge(wanted: &Exchange, vhost: &str, answers: &Answers) -> Vec<Finding> {
             {
                 return vec![of_another_type(wanted, &what, *kind, *there)];
             }
-            let mut findings = rights(wanted, &what, *there, answers);
+            let mut findings = match by_topic(wanted, vhost, &what, answers) {
+                Some(found) => vec![found],
+                None => rights(wanted, &what, *there, answers),
+            };
             if kind.is_none() && there.is_none() {
                 findings.extend(untyped(wanted, vhost, &what));
             }
@@ -408,6 +415,59 @@ fn rights(
     vec![found]
 }
 
+/// What topic permissions refuse, if they alone refuse something: RabbitMQ looks at them key by key, at
+/// topic exchanges. The key of a trial is nobody's, so those in use may be allowed.
+fn by_topic(wanted: &Exchange, vhost: &str, what: &str, answers: &Answers) -> Option<Finding> {
+    let (question, account) = ("broker.exchange", &answers.account);
+    let Exchange { name, role, .. } = wanted;
+    // Its worker reads that of `[offline]`, by another account.
+    let read = Some(&answers.read).filter(|_| *role != Role::Offline);
+    let read = read.and_then(|read| read.as_ref().err());
+    let write = answers.write.as_ref().err();
+    if !read.into_iter().chain(write).all(inspect::is_topical) {
+        return None;
+    }
+    let verbs = match (read, write) {
+        (None, None) => return None,
+        (Some(_), None) => "read",
+        (None, Some(_)) => "write",
+        (Some(_), Some(_)) => "read and write",
+    };
+    let found = match role {
+        Role::Journal | Role::Unheard if read.is_some() => {
+            let outcome = match role {
+                Role::Journal => "nobody can subscribe to it",
+                _ => "nothing is handed on for those who are away",
+            };
+            let text = format!(
+                "{what}: topic permissions keep the account {account} from binding its queue by #, so \
+                 {outcome}"
+            );
+            Finding::wrong(question, text)
+        }
+        _ => {
+            let outcome = match role {
+                Role::Presence | Role::Offline | Role::Unheard => {
+                    "messages with others are refused"
+                }
+                _ => "with others, clients get ERROR access_refused",
+            };
+            let text = format!(
+                "{what}: by topic permissions, the account {account} may {verbs} it with some routing \
+                 keys at most; {outcome}"
+            );
+            Finding::doubtful(question, text)
+        }
+    };
+    Some(
+        found
+            .cure(format!(
+                "rabbitmqctl set_topic_permissions -p '{vhost}' {account} {name} '.*' '.*'"
+            ))
+            .cure("or with patterns, for writing and for reading, that match each key in use"),
+    )
+}
+
 /// Asks about the exchanges that are read whole.
 pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> Vec<Finding> {
     if config.feed.binding != Binding::All {
@@ -450,7 +510,7 @@ async fn may_use_beside(examined: &Examined, exchange: &str) -> Result<(), Broke
     for name in inspect::beside(exchange) {
         // What is wrong with queues is told elsewhere.
         if let Ok(queue) = &queue {
-            may_read(examined, queue, &name).await?;
+            of_exchange(examined.may_bind(queue, &name).await)?;
         }
         examined.may_write(&name).await?;
     }
@@ -561,6 +621,7 @@ mod tests {
 
     fn there(kind: Option<ExchangeKind>) -> Answers {
         Answers {
+            account: "stentor".into(),
             seen: Ok(Seen::There(kind)),
             make: Ok(()),
             read: Ok(()),
@@ -643,6 +704,47 @@ mod tests {
         assert_eq!(with(Role::Journal, false, true), Mark::Wrong);
         // Those of an exchange that is read whole are bound beside it.
         assert_eq!(with(Role::Whole, false, true), Mark::Doubtful);
+    }
+
+    /// Other permissions mend nothing there.
+    #[test]
+    fn topic_permissions_are_told_from_others() {
+        let topical = || {
+            let text = "ACCESS_REFUSED - access to topic 'k' in exchange 'feed' in vhost '/' refused \
+                        for user 'stentor'";
+            Err(BrokerError::AccessRefused(text.into()))
+        };
+        let with = |role, read, write| {
+            let answers = Answers {
+                read,
+                write,
+                ..there(Some(ExchangeKind::Topic))
+            };
+            let wanted = Exchange {
+                kind: Some(ExchangeKind::Topic),
+                ..feed(role)
+            };
+            judge(&wanted, "/", &answers).remove(0)
+        };
+        let cure = "rabbitmqctl set_topic_permissions -p '/' stentor feed '.*' '.*'";
+        for (role, mark) in [
+            (Role::Clients, Mark::Doubtful),
+            (Role::Source, Mark::Doubtful),
+            (Role::Presence, Mark::Doubtful),
+            (Role::Offline, Mark::Doubtful),
+            // Bound by `#`.
+            (Role::Journal, Mark::Wrong),
+            (Role::Unheard, Mark::Wrong),
+        ] {
+            let found = with(role, topical(), topical());
+            assert_eq!(found.mark, mark, "{found:?}");
+            assert_eq!(found.cure[0], cure);
+            assert_eq!(with(role, Ok(()), topical()).mark, Mark::Doubtful);
+        }
+        // A worker reads it.
+        assert_eq!(with(Role::Offline, topical(), Ok(())).mark, Mark::Right);
+        let found = with(Role::Clients, refused(), topical());
+        assert!(found.cure[0].contains("(set_permissions)"), "{found:?}");
     }
 
     /// Its queues are dead letters' too, so that feeds depend on it.

@@ -432,6 +432,31 @@ async fn permissions_that_are_missing() {
     );
 }
 
+/// RabbitMQ looks at them key by key, at topic exchanges.
+#[tokio::test]
+async fn topic_permissions_that_exclude_keys() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let (api, account) = (vhost.node().api(), unique("gateway"));
+    api.add_user(&account, "p").await;
+    api.allow(vhost.name(), &account, [".*"; 3]).await;
+    let setup = Setup::new(&vhost, &hook)
+        .account(&vhost, &account, "p")
+        .set("broker.exchanges", format!("{FEED}=topic"));
+    for (patterns, words) in [
+        (["^user_", ".*"], "may write it with some"),
+        ([".*", "^user_"], "may read it with some"),
+        (["^user_"; 2], "may read and write it with some"),
+    ] {
+        api.allow_topics(vhost.name(), &account, FEED, patterns)
+            .await;
+        let report = setup.is_sound().await;
+        let found = report.found("broker.exchange", "doubtful", words);
+        found.apply(&vhost).await;
+        let report = setup.is_sound().await;
+        report.found("broker.exchange", "right", "may be read and written");
+    }
+}
+
 #[tokio::test]
 async fn clients_queues_that_may_be_made_but_not_used() {
     let (vhost, hook) = (vhost().await, Hook::start().await);
