@@ -73,7 +73,7 @@ mod tests {
             assert!(found.text.contains(argument), "{found:?}");
             // Another value of max_bytes mends nothing else.
             assert_eq!(found.cure.len(), cures, "{found:?}");
-            assert_eq!(found.cure[cures - 1], delete);
+            assert_eq!(found.cure.last().unwrap(), delete);
         }
     }
 }
