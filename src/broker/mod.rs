@@ -262,6 +262,14 @@ impl fmt::Display for FeedId {
     }
 }
 
+/// From this age on a binding outlives the broker's process. RabbitMQ with Mnesia (3.x, and 4.x until
+/// Khepri took over) now and then answers a binding before it has written it: `disk_log` keeps it in
+/// memory for up to two seconds; one more is for a busy machine.
+pub const WRITTEN_AFTER: Duration = Duration::from_secs(3);
+/// Why somebody is told whose binding was younger when the broker may have been killed.
+pub const FORGOTTEN: &str =
+    "the broker was lost within seconds of the binding, and may have forgotten it";
+
 /// Takes the messages of feeds. Calls for one feed come one after another, in order.
 pub trait FeedSink: Send + Sync {
     /// A message that `feed.exchange` routed by one of the feed's patterns; which ones, the sink

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     consumer_links::ConsumerLinks,
     convert::{broker_error, from_amqp, short, table},
+    cut::Cut,
     declarer::Declarer,
     exclusive::Ownership,
     link::{AmqpLink, Live, answer, late},
@@ -30,8 +31,8 @@ use super::{
 use crate::{
     background,
     broker::{
-        Argument, BrokerError, Confirm, Consume, Consumer, Delivery, DeliverySink, QueueSpec,
-        Settled, Verdict,
+        Argument, BrokerError, Confirm, Consume, Consumer, Delivery, DeliverySink, FORGOTTEN,
+        QueueSpec, Settled, Verdict, WRITTEN_AFTER,
         own_queues::{SUBSCRIPTION_QUEUES, TEMP_QUEUES},
         resource_locked,
     },
@@ -130,6 +131,8 @@ impl Dedicated {
             state: Arc::clone(&state),
             question: Arc::clone(&question),
             operation_timeout,
+            bound: Instant::now(),
+            cut: Cut::default(),
         };
         let task = AbortOnDropHandle::new(background::spawn(runner.run(messages)));
         Ok(Self {
@@ -613,6 +616,9 @@ struct Runner {
     state: Arc<ConsumerState>,
     question: Arc<Question>,
     operation_timeout: Duration,
+    /// When its queue was bound first.
+    bound: Instant,
+    cut: Cut,
 }
 
 impl Runner {
@@ -638,6 +644,7 @@ impl Runner {
             if !is_cut || !outlives_link(&self.request) {
                 return self.sink.lost(reason);
             }
+            self.cut.begins(&reason, Instant::now());
             match self.resume().await {
                 Ok(stream) => messages = stream,
                 Err(error) => return self.sink.lost(error),
@@ -679,6 +686,11 @@ impl Runner {
 
     /// Consumes again, as soon as the link is back; an error is one that will not go away.
     async fn resume(&mut self) -> Result<lapin::Consumer, BrokerError> {
+        let is_young = self.request.binding.is_some() && self.bound.elapsed() < WRITTEN_AFTER;
+        self.link.wait().await;
+        if self.cut.ends(Instant::now()) && is_young {
+            return Err(BrokerError::Cancelled(FORGOTTEN.into()));
+        }
         let mut request = Consume {
             arguments: self.state.arguments(&self.request)?,
             ..self.request.clone()

@@ -10,10 +10,13 @@ use crate::broker::{Argument, BrokerError, Cause, Death, Message, Properties, fo
 
 /// What the broker said, in the gateway's terms.
 pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
-    let ErrorKind::ProtocolError(amqp) = error.kind() else {
-        return BrokerError::Unavailable(Cause::foreign(error.to_string()));
-    };
-    reply_error(amqp.get_id(), amqp.get_message().as_str())
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => reply_error(amqp.get_id(), amqp.get_message().as_str()),
+        ErrorKind::IOError(_) | ErrorKind::MissingHeartbeatError => {
+            BrokerError::Unavailable(Cause::abrupt(error.to_string()))
+        }
+        _ => BrokerError::Unavailable(Cause::foreign(error.to_string())),
+    }
 }
 
 /// What the broker means by a code and a text.

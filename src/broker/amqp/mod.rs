@@ -12,6 +12,7 @@ mod channels;
 mod consumer;
 mod consumer_links;
 mod convert;
+mod cut;
 mod declarer;
 mod exclusive;
 mod feed;

@@ -10,16 +10,13 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Feed;
-use crate::{background, telemetry};
+use crate::{background, broker::FORGOTTEN, telemetry};
 
 /// Bindings asked for at a time.
 const AT_ONCE: usize = 64;
 /// With more patterns than these, they are asked for in turn only, as always
 /// ([`crate::hub::verify`]).
 const MAX: usize = 10_000;
-/// Why those are told whose bindings the broker may have forgotten.
-const FORGOTTEN: &str =
-    "the broker was lost within seconds of the binding, and may have forgotten it";
 
 impl Feed {
     /// Its link was lost, perhaps with the broker.

@@ -1,16 +1,15 @@
 //! Bindings that a killed broker may have forgotten (pure).
 //!
-//! RabbitMQ with Mnesia (3.x, and 4.x until Khepri took over) now and then answers a binding before
-//! it has written it: `disk_log` keeps it in memory for up to two seconds. If it is killed meanwhile,
-//! it comes back without that binding, confirms what is published to it, and routes it nowhere. AMQP
-//! does not tell; but which bindings were that young is known here.
+//! If it is killed before it has [written](WRITTEN_AFTER) one, it comes back without it, confirms what is
+//! published to it, and routes it nowhere. AMQP does not tell; but which bindings were that young is
+//! known here.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// From this age on a binding outlives the broker's process: two seconds, and one for a busy machine.
-const SAFE: Duration = Duration::from_secs(3);
+use crate::broker::WRITTEN_AFTER;
+
 /// An answer of before the link was lost may be handled so much later. No broker starts anew within
 /// this time.
 const LATE: Duration = Duration::from_secs(1);
@@ -53,7 +52,7 @@ impl Young {
     }
 
     fn grow_up(&mut self, now: Instant) {
-        let is_safe = |at: Instant| now.saturating_duration_since(at) > SAFE;
+        let is_safe = |at: Instant| now.saturating_duration_since(at) > WRITTEN_AFTER;
         while self.recent.front().is_some_and(|(at, _)| is_safe(*at)) {
             self.recent.pop_front();
         }
@@ -116,7 +115,7 @@ mod tests {
         for _ in 0..100_000 {
             young.bound(&binding, start);
         }
-        young.bound(&binding, start + 2 * SAFE);
+        young.bound(&binding, start + 2 * WRITTEN_AFTER);
         assert!(young.recent.capacity() <= 64, "{}", young.recent.capacity());
     }
 }

@@ -8,6 +8,7 @@ mod confirms;
 mod crowds;
 mod given_again;
 mod hook;
+mod just_bound;
 mod logs;
 mod policies;
 mod slow_clients;

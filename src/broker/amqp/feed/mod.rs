@@ -6,7 +6,6 @@
 //! - [`journal`]: feeds that are read from a stream, which keeps their messages
 //! - [`runner`]: one feed's queue, from the first declaration through lost links
 //! - [`queue`]: the name of its queue, and queues that were left on nodes that are down
-//! - [`cut`]: links that were lost without a word
 //! - [`ending`]: bindings that are taken away before their queue
 //! - [`events`]: exchanges that are deleted, where the broker tells
 //! - [`sentinel`]: whether an exchange is still the one that feeds are bound to
@@ -14,7 +13,6 @@
 //! - [`way`]: feeds of exchanges that are read whole
 
 mod arrivals;
-mod cut;
 mod ending;
 mod events;
 mod journal;

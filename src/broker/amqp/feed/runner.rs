@@ -10,7 +10,7 @@
 //!   broker that was set up anew is met; and see [`super::sentinel`];
 //! - what an operator purged;
 //! - what was routed while a broker that was killed had forgotten a binding that it had answered just
-//!   before. The sink is told ([`super::cut`]), and knows which bindings were that young.
+//!   before. The sink is told ([`crate::broker::amqp::cut`]), and knows which bindings were that young.
 //!
 //! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them. The same
 //! if its node is down or out of reach: RabbitMQ cancels its consumer then, refuses to say anything
@@ -40,9 +40,7 @@ use tokio::{
 };
 
 use super::{
-    Feed, Ready, Shared,
-    cut::Cut,
-    overflow_queue,
+    Feed, Ready, Shared, overflow_queue,
     queue::FeedQueue,
     sentinel::Sentinel,
     taker::{self, FeedTaker, Marks, Messages},
@@ -53,6 +51,7 @@ use crate::{
         BrokerError, FeedId,
         amqp::{
             convert::short,
+            cut::Cut,
             link::{Live, answer, bare},
             reader::{Consumer, Ended, Reader},
             silence::{QUESTION, answer_for_queue},

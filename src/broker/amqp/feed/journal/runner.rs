@@ -24,9 +24,9 @@ use crate::{
         BrokerError, FeedId, JournalAsk, JournalConfig, JournalStart,
         amqp::{
             convert::short,
+            cut::Cut,
             feed::{
                 Feed, Ready, Shared,
-                cut::Cut,
                 runner::{Parts, Serve, unbound},
                 sentinel::Sentinel,
                 taker::FeedTaker,

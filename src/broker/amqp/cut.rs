@@ -1,4 +1,4 @@
-//! A feed's link that was lost without a word: did the broker start anew meanwhile (pure)?
+//! A link that was lost without a word: did the broker start anew meanwhile (pure)?
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use crate::broker::BrokerError;
 /// No broker is killed, starts anew and is reached within this time: RabbitMQ takes some seconds.
 const SOONEST: Duration = Duration::from_secs(1);
 
-/// Since when a feed is cut off.
+/// Since when a feed or a consumer is cut off.
 #[derive(Default)]
 pub(super) struct Cut(Option<Instant>);
 
 impl Cut {
-    /// The feed's messages ended with this error; true if that is a cut, and the first one. What the
+    /// Its messages ended with this error; true if that is a cut, and the first one. What the
     /// broker had announced, as when it is stopped in good order, is none.
     pub(super) fn begins(&mut self, error: &BrokerError, now: Instant) -> bool {
         let is_cut = matches!(error, BrokerError::Unavailable(cause) if cause.is_abrupt());
@@ -25,7 +25,7 @@ impl Cut {
         is_first
     }
 
-    /// The feed is served again; true if the broker may have started anew since the cut.
+    /// Its link is back; true if the broker may have started anew since the cut.
     pub(super) fn ends(&mut self, now: Instant) -> bool {
         let began = self.0.take();
         began.is_some_and(|at| now.saturating_duration_since(at) >= SOONEST)
