@@ -24,7 +24,7 @@ mod reserved;
 pub mod routing;
 mod tail;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
