@@ -55,6 +55,7 @@ async fn the_broker_goes_down_later() {
     })
     .await;
     let [mut tcp, mut ws] = house.subscribed().await;
+    house.until_written().await;
 
     proxy.refuse();
     house.gateway.until_readyz(503).await;
@@ -115,6 +116,7 @@ async fn an_outage_is_two_lines_in_the_log() {
     let [mut tcp, _ws] = house.subscribed().await;
     let mut own = house.tcp().await;
     own.subscribe("1", "/queue/own").await;
+    house.until_written().await;
     let gateway = &house.gateway;
 
     proxy.refuse();

@@ -44,6 +44,7 @@ async fn restart(node: &Arc<RabbitMq>, stop: impl AsyncFnOnce()) {
     let mut clients = house.subscribed().await;
     house.push(numbers(0..100)).await;
     expect_all(&mut clients, 0..100).await;
+    house.until_written().await;
 
     stop().await;
     house.gateway.until_readyz(503).await;

@@ -1,8 +1,9 @@
 //! A gateway with all that it needs: a virtual host with the exchange `feed`, and a hook.
 
-use std::{process::Output, sync::Arc, thread};
+use std::{process::Output, sync::Arc, thread, time::Duration};
 
 use lapin::ExchangeKind;
+use stentor::broker::WRITTEN_AFTER;
 use testkit::{
     FEED, Gateway, GatewayBuilder, Hook, Login, RabbitMq, StompClient, Vhost, WsOptions,
 };
@@ -116,6 +117,12 @@ impl House {
             client.subscribe("feed", DESTINATION).await;
         }
         clients
+    }
+
+    /// Waits until no subscription is so young that RabbitMQ would forget it if it were killed: the
+    /// clients of younger ones are told after an outage.
+    pub(crate) async fn until_written(&self) {
+        tokio::time::sleep(WRITTEN_AFTER + Duration::from_millis(100)).await;
     }
 
     /// Publishes messages to [`USER`], as a backend would.

@@ -88,6 +88,7 @@ async fn what_a_killed_rabbitmq_gives_again_says_so() {
     client
         .subscribe("1", &format!("/exchange/{FEED}/alice"))
         .await;
+    house.until_written().await;
     let mut known = BTreeSet::new();
     for round in 0..ROUNDS {
         let first = round * MESSAGES;

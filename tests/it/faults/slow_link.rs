@@ -82,6 +82,7 @@ async fn an_answer_that_is_late_with_its_connection_costs_no_queue() {
     })
     .await;
     let mut clients = house.subscribed().await;
+    house.until_written().await;
     proxy.lag_after(&CONSUME, LAG);
     proxy.cut();
     house.push(numbers(0..3)).await;
