@@ -14,15 +14,14 @@ const SOONEST: Duration = Duration::from_secs(1);
 pub(super) struct Cut(Option<Instant>);
 
 impl Cut {
-    /// Its messages ended with this error; true if that is a cut, and the first one. What the
-    /// broker had announced, as when it is stopped in good order, is none.
+    /// Its messages ended with this error, or did not begin again; true if that is a cut. What the broker
+    /// had announced, as when it is stopped in good order, is none.
     pub(super) fn begins(&mut self, error: &BrokerError, now: Instant) -> bool {
         let is_cut = matches!(error, BrokerError::Unavailable(cause) if cause.is_abrupt());
-        let is_first = is_cut && self.0.is_none();
-        if is_first {
+        if is_cut && self.0.is_none() {
             self.0 = Some(now);
         }
-        is_first
+        is_cut
     }
 
     /// Its link is back; true if the broker may have started anew since the cut.
@@ -67,7 +66,11 @@ mod tests {
         ] {
             let mut cut = Cut::default();
             assert_eq!(cut.begins(&first, now), first == abrupt, "{first:?}");
-            assert!(!cut.begins(&next, now + away / 2), "{next:?}");
+            assert_eq!(
+                cut.begins(&next, now + away / 2),
+                next == abrupt,
+                "{next:?}"
+            );
             assert_eq!(
                 cut.ends(now + away),
                 expected,

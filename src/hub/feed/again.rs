@@ -29,11 +29,11 @@ impl Feed {
     pub(super) fn resumed(self: &Arc<Self>, may_have_forgotten: bool) {
         {
             let mut table = self.table.lock();
-            let doubted: HashSet<_> = table.young.take().into_iter().collect();
+            let doubted = table.young.resumed(may_have_forgotten, Instant::now());
+            let doubted: HashSet<_> = doubted.into_iter().collect();
             let is_doubted = |pattern: &str| doubted.contains(&table.binding_of(&pattern.into()));
-            if may_have_forgotten && !doubted.is_empty() {
+            if !doubted.is_empty() && self.interrupted_at(&table, FORGOTTEN, is_doubted) {
                 telemetry::feed_interrupted(&self.id, FORGOTTEN);
-                self.interrupted_at(&table, FORGOTTEN, is_doubted);
             }
         }
         self.check_all();

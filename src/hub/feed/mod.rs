@@ -637,15 +637,18 @@ impl Feed {
         self.interrupted_at(&self.table.lock(), reason, |_| true);
     }
 
-    /// Tells those who are subscribed to some patterns.
-    fn interrupted_at(&self, table: &Table, reason: &str, is_meant: impl Fn(&str) -> bool) {
+    /// Tells those who are subscribed to some patterns; true if there is anybody.
+    fn interrupted_at(&self, table: &Table, reason: &str, is_meant: impl Fn(&str) -> bool) -> bool {
+        let mut is_heard = false;
         let answered = table.answered().into_iter();
         for (pattern, subscribers) in answered.filter(|(pattern, _)| is_meant(pattern)) {
             let problem = self.problem(&pattern, reason);
             for subscriber in subscribers {
                 subscriber.mailbox.fail(problem.clone());
+                is_heard = true;
             }
         }
+        is_heard
     }
 
     /// Tells the subscribers, and forgets them: the next subscriber has to ask the broker.

@@ -14,11 +14,12 @@ use crate::broker::WRITTEN_AFTER;
 /// this time.
 const LATE: Duration = Duration::from_secs(1);
 
-/// The bindings of a feed that are young, and those that were when its link was lost.
+/// The bindings of a feed that are young, and those that were when its link was lost; with the times of
+/// their answers.
 #[derive(Default)]
 pub(super) struct Young {
     recent: VecDeque<(Instant, Arc<str>)>,
-    doubted: Vec<Arc<str>>,
+    doubted: VecDeque<(Instant, Arc<str>)>,
     /// When the link was lost that is not back yet.
     lost: Option<Instant>,
 }
@@ -26,29 +27,36 @@ pub(super) struct Young {
 impl Young {
     /// It was bound for the first time.
     pub(super) fn bound(&mut self, binding: &Arc<str>, now: Instant) {
-        match self.lost {
-            Some(lost) if now.saturating_duration_since(lost) < LATE => {
-                self.doubted.push(Arc::clone(binding));
-            }
-            _ => {
-                self.grow_up(now);
-                self.recent.push_back((now, Arc::clone(binding)));
-            }
+        let is_late = |lost| now.saturating_duration_since(lost) < LATE;
+        if self.lost.is_some_and(is_late) {
+            self.doubted.push_back((now, Arc::clone(binding)));
+        } else {
+            self.grow_up(now);
+            self.recent.push_back((now, Arc::clone(binding)));
         }
     }
 
-    /// The feed's link was lost.
+    /// The feed's link was lost, perhaps once more before it was back.
     pub(super) fn cut(&mut self, now: Instant) {
         self.grow_up(now);
-        let young = std::mem::take(&mut self.recent);
-        self.doubted.extend(young.into_iter().map(|(_, it)| it));
+        self.doubted.append(&mut self.recent);
         self.lost = Some(now);
     }
 
-    /// The link is back: what was young when it was lost.
-    pub(super) fn take(&mut self) -> Vec<Arc<str>> {
+    /// The link is back. If the broker may have forgotten bindings: which. They are bound once more, and
+    /// so are young again.
+    pub(super) fn resumed(&mut self, may_have_forgotten: bool, now: Instant) -> Vec<Arc<str>> {
         self.lost = None;
-        std::mem::take(&mut self.doubted)
+        let mut doubted = std::mem::take(&mut self.doubted);
+        if may_have_forgotten {
+            let again = doubted.iter().map(|(_, it)| (now, Arc::clone(it)));
+            self.recent.extend(again);
+            return doubted.into_iter().map(|(_, it)| it).collect();
+        }
+        doubted.append(&mut self.recent);
+        self.recent = doubted;
+        self.grow_up(now);
+        Vec::new()
     }
 
     fn grow_up(&mut self, now: Instant) {
@@ -81,7 +89,7 @@ mod tests {
         if !is_cut {
             young.cut(at(cut));
         }
-        young.take()
+        young.resumed(true, at(cut))
     }
 
     #[test]
@@ -97,15 +105,29 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_once_and_cuts_add_up() {
+    fn cuts_add_up_until_the_link_is_back() {
         let (mut young, start) = (Young::default(), Instant::now());
         young.bound(&Arc::from("a"), start);
         young.cut(start);
         young.bound(&Arc::from("b"), start + 2 * LATE);
         young.cut(start + 2 * LATE);
-        assert_eq!(young.take(), ["a", "b"].map(Arc::from));
-        young.cut(start + 3 * LATE);
-        assert_eq!(young.take(), [] as [Arc<str>; 0]);
+        let back = start + 3 * LATE;
+        assert_eq!(young.resumed(true, back), ["a", "b"].map(Arc::from));
+        // They were bound once more.
+        young.cut(back + LATE);
+        assert_eq!(young.resumed(true, back + 2 * LATE).len(), 2);
+        young.cut(back + 2 * WRITTEN_AFTER);
+        assert_eq!(young.resumed(true, back + 3 * WRITTEN_AFTER).len(), 0);
+    }
+
+    #[test]
+    fn what_is_young_stays_so_over_a_short_cut() {
+        let (mut young, start) = (Young::default(), Instant::now());
+        young.bound(&Arc::from("a"), start);
+        young.cut(start + LATE);
+        assert!(young.resumed(false, start + LATE).is_empty());
+        young.cut(start + 2 * LATE);
+        assert_eq!(young.resumed(true, start + 9 * LATE), [Arc::from("a")]);
     }
 
     #[test]
