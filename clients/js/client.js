@@ -217,7 +217,7 @@ export class StentorClient {
     }
     const delay = code === 'token-expired' && this.#failures === 0 ? 0 : pause(seconds, this.#failures);
     this.#failures += 1;
-    if (next === 'renew') this.#tokens.isRefused = true;
+    if (next === 'renew' || this.#attempt.isRenewal) this.#tokens.isRefused = true; // nobody has judged the new one yet
     this.#attempt.isAdvised = seconds > 0;
     this.#comeback.set(delay, () => this.#begin());
     this.#become('waiting', { delay, problem });

@@ -168,7 +168,7 @@ export class StentorClient {
    * The user's availability on this device; each later login says it, too. Resolves when the server has confirmed it,
    * by a RECEIPT or at the next login; before connect() and after the end, at once. Rejects with a Problem if the
    * server refuses it; or if the connection (`fate` `unknown` or `unsent`) or the client ends before: the next login
-   * says it all the same.
+   * says it all the same. Do not await it in `getToken`, for which the login waits.
    */
   setStatus(status: Status): Promise<void>;
   /** `key` is `user.NAME`, `group.NAME`, or a pattern of these; `exchange` is the gateway's `presence.exchange`. */

@@ -28,6 +28,7 @@ export class Progress {
   #isUnkept = false; // the server keeps no journal of it
   #owed; // the reason of a gap that the next RECEIPT tells: what comes before it, nobody hears
   #onFault;
+  #isUnread = false;
 
   /** `wish`: the option `resume`. `owners` name the virtual host, the user and the destination; and those without the host, if it is known. `onFault(problem)`: the storage failed. */
   constructor(wish, headers, owners, onFault) {
@@ -59,6 +60,7 @@ export class Progress {
    * and leaves out what comes `again`: all up to the last one that had come, `until`.
    */
   ask() {
+    if (this.#isUnread && this.#cursor === undefined && this.#at === undefined) this.#load();
     const at = Date.now();
     const ticks = performance.now();
     this.#held = [];
@@ -150,7 +152,9 @@ export class Progress {
   #load() {
     const keys = [this.#key, this.#formerKey].filter(Boolean);
     const read = (storage) => keys.map((key) => storage.getItem(key)).find((text) => text !== null);
-    const { cursor, origin, at } = this.#use((storage) => JSON.parse(read(storage) ?? '{}')) ?? {};
+    const stored = this.#use((storage) => JSON.parse(read(storage) ?? '{}'));
+    this.#isUnread = stored === undefined; // a phone that is locked, say: before anything is written over it, it is read again
+    const { cursor, origin, at } = stored ?? {};
     if (isCursor(cursor)) this.#cursor = cursor;
     if (isCursor(cursor) && isCursor(origin)) this.#origin = origin;
     if (Number.isFinite(at)) this.#at = at;

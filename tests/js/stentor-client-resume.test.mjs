@@ -526,6 +526,14 @@ test('a storage that fails for a time is used again, and each such time is told 
   assert.equal(JSON.parse(kept.getItem('mine')).cursor, 'a-three-b');
 });
 
+test('a storage that cannot be read at first is read again before the SUBSCRIBE', async (context) => {
+  const kept = storage({ mine: JSON.stringify({ cursor: CURSOR }) });
+  let reads = 0;
+  const locked = { ...kept, getItem: (key) => { reads += 1; if (reads === 1) throw new Error('locked'); return kept.getItem(key); } };
+  await asked(context, { storage: locked, key: 'mine' });
+  assert.equal(wish()['resume-after'], CURSOR);
+});
+
 test('what cannot be read in a storage is told, and written over', async (context) => {
   const kept = storage({ mine: '{' });
   const { told } = await asked(context, { storage: kept, key: 'mine' });

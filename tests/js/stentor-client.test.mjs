@@ -854,12 +854,22 @@ test('a lost connection uses up no renewal: only a token that was asked for as r
   FakeSocket.last.end(); // nobody has judged the new token
   await pass(context, 2_000);
   FakeSocket.last.open();
+  assert.deepEqual(reasons, ['connect', 'refused', 'refused']);
   FakeSocket.last.refuse('login-refused', 'renew');
-  assert.equal(states.at(-1)[0], 'waiting');
-  await pass(context, 4_000);
-  assert.deepEqual(reasons, ['connect', 'refused', 'connect', 'refused']);
-  FakeSocket.last.open();
-  FakeSocket.last.refuse('login-refused', 'renew');
+  assert.equal(states.at(-1)[0], 'ended');
+});
+
+test('a token that is refused again and again ends the client, whatever comes in between', async (context) => {
+  const { getToken } = tokens();
+  const { client, states } = made(context, { getToken });
+  client.connect();
+  await settled();
+  for (let round = 0; round < 20 && states.at(-1)[0] !== 'ended'; round += 1) {
+    FakeSocket.last.open();
+    if (round % 2 === 0) FakeSocket.last.refuse('login-refused', 'renew');
+    else FakeSocket.last.refuse('too-many-connections', '1s');
+    await pass(context, 120_000);
+  }
   assert.equal(states.at(-1)[0], 'ended');
 });
 
