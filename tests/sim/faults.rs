@@ -8,7 +8,7 @@ use crate::{
     broker::{Mood, Return},
     entropy::Draws,
     hook,
-    ledger::EXCHANGES,
+    ledger::{EXCHANGES, LOG},
     trace::WORLD,
     world::World,
 };
@@ -24,11 +24,13 @@ enum Fault {
     Alarm,
     CallsFail,
     FeedsLate,
+    JournalOvertaken,
+    JournalAnew,
     HookSlow,
     HookFaulty,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 16] = [
     Fault::LinkLost(Return::Whole),
     Fault::LinkLost(Return::Anew),
     Fault::LinkLost(Return::Bare),
@@ -41,6 +43,8 @@ const FAULTS: [Fault; 14] = [
     Fault::Alarm,
     Fault::CallsFail,
     Fault::FeedsLate,
+    Fault::JournalOvertaken,
+    Fault::JournalAnew,
     Fault::HookSlow,
     Fault::HookFaulty,
 ];
@@ -68,7 +72,10 @@ pub(crate) async fn make(world: Arc<World>) {
 async fn cause(world: &World, fault: Fault, draws: &mut Draws, longest: u64) {
     let broker = &world.broker;
     let duration = draws.millis(200, longest);
-    let exchange = draws.pick(&EXCHANGES).0;
+    let exchange = match fault {
+        Fault::JournalOvertaken => LOG,
+        _ => draws.pick(&EXCHANGES).0,
+    };
     match fault {
         Fault::LinkLost(how) => {
             world.trouble();
@@ -77,7 +84,7 @@ async fn cause(world: &World, fault: Fault, draws: &mut Draws, longest: u64) {
             world.rush();
             broker.return_link(how);
         }
-        Fault::Interrupted => {
+        Fault::Interrupted | Fault::JournalOvertaken => {
             broker.feeds.hold();
             sleep(duration).await;
             broker.feeds.interrupt(exchange);
@@ -130,6 +137,10 @@ async fn cause(world: &World, fault: Fault, draws: &mut Draws, longest: u64) {
             sleep(duration).await;
             world.rush();
             broker.feeds.release();
+        }
+        Fault::JournalAnew => {
+            world.trouble();
+            broker.feeds.lose_journal(&**broker.host());
         }
         Fault::HookSlow => {
             world.trouble();

@@ -11,12 +11,16 @@ use stentor::broker::{ExchangeKind, Verdict, routing};
 use crate::entropy::Draws;
 
 /// The exchanges of the simulation.
-pub(crate) const EXCHANGES: [(&str, ExchangeKind); 4] = [
+pub(crate) const EXCHANGES: [(&str, ExchangeKind); 5] = [
     ("feed", ExchangeKind::Direct),
     ("news", ExchangeKind::Topic),
     ("all", ExchangeKind::Fanout),
     ("amq.topic", ExchangeKind::Topic),
+    (LOG, ExchangeKind::Topic),
 ];
+
+/// The exchange whose messages a journal keeps.
+pub(crate) const LOG: &str = "log";
 
 pub(crate) fn kind(exchange: &str) -> ExchangeKind {
     let known = EXCHANGES.iter().find(|(name, _)| *name == exchange);

@@ -12,7 +12,7 @@ use crate::{
     broker::CONTROL,
     entropy::Draws,
     hook::Right,
-    ledger::body_of,
+    ledger::{LOG, body_of},
     trace::WORLD,
     world::{KEYS, PATTERNS, QUEUES, TOPICS, World},
 };
@@ -125,6 +125,18 @@ pub(crate) async fn withhold(world: Arc<World>) {
     }
 }
 
+/// The journal forgets what is oldest, now and then.
+pub(crate) async fn forget(world: Arc<World>) {
+    let mut draws = Draws::of(&[world.plan.seed, 0xf0e6]);
+    let longest = world.plan.think * 4;
+    while world.is_busy() {
+        sleep(draws.millis(longest / 8, longest)).await;
+        if world.is_busy() {
+            world.broker.feeds.journal().expire(&mut draws);
+        }
+    }
+}
+
 /// Bans a user for a while.
 async fn exclude(world: &World, user: &str, duration: Duration) {
     world.ban(user, true);
@@ -179,11 +191,12 @@ pub(crate) async fn publish(world: Arc<World>, number: u64) {
 
 /// An exchange and a key.
 pub(crate) fn somewhere(draws: &mut Draws) -> (&'static str, &'static str) {
-    match draws.below(10) {
+    match draws.below(13) {
         0..=4 => ("feed", *draws.pick(&KEYS)),
         5 | 6 => ("news", *draws.pick(&TOPICS)),
         7 => ("all", "any"),
         8 => ("amq.topic", *draws.pick(&TOPICS)),
+        9..=11 => (LOG, *draws.pick(&TOPICS)),
         _ => ("", *draws.pick(&QUEUES)),
     }
 }

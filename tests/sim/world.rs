@@ -18,6 +18,7 @@ use stentor::{
     },
     control::Control,
     hub::{MailboxConfig, Overflow, Vhosts},
+    messaging::{self, MemorySequences},
     node::{Limits, Registry, Services, Settings, Stomp},
     presence::{Node, Presence, memory::MemoryPresence},
 };
@@ -30,7 +31,7 @@ use crate::{
     entropy::Draws,
     faults,
     hook::{Hook, Right},
-    ledger::{EXCHANGES, Ledger, body_of, id_of},
+    ledger::{EXCHANGES, LOG, Ledger, body_of, id_of},
     operator::{self, IDS},
     told::Told,
     trace::{Trace, WORLD},
@@ -187,6 +188,7 @@ impl World {
         let ledger = Arc::new(Ledger::default());
         let broker = Simulated::new(plan.seed, &ledger, &trace);
         let hook = Hook::new(&plan, &trace);
+        remember(&plan, &broker);
         let (broker_config, auth_config) = (broker::Config::default(), auth::Config::default());
         let vhosts = Vhosts::new(
             Arc::new(SimBroker(Arc::clone(&broker))),
@@ -196,7 +198,7 @@ impl World {
                 shards: 2,
                 ..FeedConfig::default()
             },
-            &JournalConfig::default(),
+            &journal(plan.seed),
         );
         let settings = Settings::new(
             Limits::default(),
@@ -227,7 +229,7 @@ impl World {
             vhosts,
             auth,
             Some(shared),
-            None,
+            Some(Arc::new(MemorySequences::new(messaging::Config::default()))),
             registry,
             control,
             settings,
@@ -274,6 +276,7 @@ impl World {
             tokio::spawn(faults::make(Arc::clone(self))),
             tokio::spawn(operator::rule(Arc::clone(self))),
             tokio::spawn(operator::withhold(Arc::clone(self))),
+            tokio::spawn(operator::forget(Arc::clone(self))),
         ];
         for number in 0..BACKENDS {
             others.push(tokio::spawn(operator::publish(Arc::clone(self), number)));
@@ -351,6 +354,11 @@ impl World {
             .iter()
             .filter(|feed| *feed.id.exchange != *CONTROL);
         let patterns: usize = feeds.map(|feed| feed.patterns + feed.lingering).sum();
+        let journals = || hub.feeds.iter().filter_map(|feed| feed.journal);
+        let readings: usize = journals()
+            .map(|journal| usize::from(journal.readings))
+            .sum();
+        let resuming: usize = journals().map(|journal| journal.resuming).sum();
         let numbers = [
             ("connections", services.registry.len()),
             ("sessions", services.registry.logged_in()),
@@ -363,6 +371,8 @@ impl World {
             ("clients of the virtual host", hub.clients),
             ("patterns", patterns),
             ("consumers", self.broker.consumers()),
+            ("readings of the journal", readings),
+            ("subscriptions that catch up", resuming),
             ("tasks", tasks().await.saturating_sub(tasks_before)),
         ];
         for (what, number) in numbers {
@@ -370,7 +380,7 @@ impl World {
                 self.violate(format!("{number} {what} are left"));
             }
         }
-        let bound = self.broker.feeds.bound_except(CONTROL);
+        let bound = self.broker.feeds.bound_except(&[CONTROL, LOG]);
         if !bound.is_empty() {
             self.violate(format!("bindings are left: {bound:?}"));
         }
@@ -593,6 +603,27 @@ impl World {
     /// It was sent before an ERROR of its client's own making, with the broker well.
     pub(crate) fn must_be_taken(&self, id: u64) {
         self.state.lock().expected.push(id);
+    }
+}
+
+/// A journal of which little is in memory, so that the broker is asked for the rest.
+fn journal(seed: u64) -> JournalConfig {
+    let mut draws = Draws::of(&[seed, 0x3e30]);
+    JournalConfig {
+        exchanges: [LOG.to_owned()].into(),
+        memory: usize::try_from(draws.between(8, 64)).unwrap() * 1024,
+        replays: u16::try_from(draws.between(1, 2)).unwrap(),
+        ..JournalConfig::default()
+    }
+}
+
+/// The journal has messages of before the gateway's start.
+fn remember(plan: &Plan, broker: &Simulated) {
+    let mut draws = Draws::of(&[plan.seed, 0x01d5]);
+    let first = (u64::from(plan.clients) + 2 + BACKENDS) * IDS;
+    for id in first..first + draws.below(60) {
+        let padding = usize::try_from(draws.below(200)).unwrap();
+        broker.remember(id, draws.pick(&TOPICS), &body_of(id, padding));
     }
 }
 

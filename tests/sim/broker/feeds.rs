@@ -3,18 +3,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use stentor::broker::{FeedId, FeedSink, Message, VirtualHost};
+use stentor::broker::{BrokerError, FeedId, FeedSink, Message, VirtualHost};
+use tokio::time::Instant;
 
-#[derive(Default)]
+use super::stream::{self, Stream};
+use crate::ledger::LOG;
+
+/// What was asked of a feed while messages did not come through may have failed, and be told so late.
+const LATE: Duration = Duration::from_secs(30);
+
 pub(crate) struct Feeds(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     sink: OnceLock<Arc<dyn FeedSink>>,
+    /// One of the feeds is read from it.
+    journal: Stream,
     state: Mutex<State>,
 }
 
@@ -24,6 +32,8 @@ struct State {
     bound: BTreeMap<(Arc<str>, u16), BTreeSet<String>>,
     is_held: bool,
     held: VecDeque<(FeedId, Message)>,
+    /// When that was over, the last time.
+    released: Option<Instant>,
     /// Bindings are lost now and then when there is a new one.
     is_fragile: bool,
     /// How often each exchange's feeds were interrupted.
@@ -31,6 +41,18 @@ struct State {
 }
 
 impl Feeds {
+    pub(super) fn new(journal: Stream) -> Self {
+        Self(Arc::new(Shared {
+            sink: OnceLock::new(),
+            journal,
+            state: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn journal(&self) -> &Stream {
+        &self.0.journal
+    }
+
     pub(super) fn sink(&self, sink: Arc<dyn FeedSink>) -> Arc<dyn FeedSink> {
         assert!(self.0.sink.set(sink).is_ok(), "there is one virtual host");
         Arc::clone(&self.0) as _
@@ -48,19 +70,34 @@ impl Feeds {
                 let mut state = self.0.state.lock();
                 let next = state.held.pop_front();
                 state.is_held = next.is_some();
+                state.released = Some(Instant::now());
                 next
             };
-            let Some((feed, message)) = next else { return };
+            let Some((feed, message)) = next else {
+                return self.0.hand_over();
+            };
             self.0.sink().deliver(&feed, message);
         }
+    }
+
+    /// Whether they do not come through, or did not a moment ago.
+    pub(crate) fn were_held(&self) -> bool {
+        let state = self.0.state.lock();
+        let is_recent = |released: Instant| released.elapsed() < LATE;
+        state.is_held || state.released.is_some_and(is_recent)
     }
 
     /// Messages on their way to the feeds of an exchange are lost, and that is told.
     pub(crate) fn interrupt(&self, exchange: &str) {
         for feed in self.of(Some(exchange)) {
             self.drop_held(&feed);
+            if is_journal(&feed) {
+                self.0.journal.overtake();
+                self.0.sink().restart(&feed);
+            }
             self.tell(&feed, false);
         }
+        self.0.hand_over();
     }
 
     /// Bindings of the feeds of an exchange are lost.
@@ -94,8 +131,34 @@ impl Feeds {
         self.tell(feed, true);
     }
 
-    /// Nothing is bound to it any more, and what is on its way is for nobody.
+    /// The stream of the journal is deleted, and made anew.
+    pub(crate) fn lose_journal(&self, host: &dyn VirtualHost) {
+        let feed = stream::feed();
+        self.0.journal.make_anew();
+        self.0.sink().restart(&feed);
+        self.lose_feed(host, &feed);
+        self.0.hand_over();
+    }
+
+    /// Done when the journal is read, and all that stood there then has been.
+    pub(super) async fn begin_journal(&self) -> Result<(), BrokerError> {
+        let marker = self.0.journal.begin();
+        self.0.hand_over();
+        self.0.journal.came(marker).await
+    }
+
+    /// Done when all that stands in the journal has been read.
+    pub(super) async fn reach_journal(&self) -> Result<(), BrokerError> {
+        let marker = self.0.journal.mark();
+        self.0.hand_over();
+        self.0.journal.came(marker).await
+    }
+
+    /// Nothing is bound to it any more, and what is on its way is for nobody. A journal stays.
     pub(super) fn end_feed(&self, host: &dyn VirtualHost, feed: &FeedId) {
+        if is_journal(feed) {
+            return;
+        }
         host.end_feed(feed);
         for pattern in self.patterns(feed) {
             self.note(feed, &pattern, false);
@@ -106,6 +169,10 @@ impl Feeds {
     /// The queues are made anew, and bound to what the gateway wants by then.
     pub(super) fn make_anew(&self, host: &dyn VirtualHost) {
         for feed in self.of(None) {
+            if is_journal(&feed) {
+                self.lose_journal(host);
+                continue;
+            }
             for pattern in self.patterns(&feed) {
                 now(host.unbind_feed(&feed, &pattern));
                 self.note(&feed, &pattern, false);
@@ -136,10 +203,11 @@ impl Feeds {
         state.interruptions.get(exchange).copied().unwrap_or(0)
     }
 
-    /// What is bound, but for an exchange.
-    pub(crate) fn bound_except(&self, exchange: &str) -> Vec<String> {
+    /// What is bound, but for some exchanges.
+    pub(crate) fn bound_except(&self, exchanges: &[&str]) -> Vec<String> {
         let state = self.0.state.lock();
-        let others = state.bound.iter().filter(|((of, _), _)| **of != *exchange);
+        let is_other = |of: &Arc<str>| !exchanges.contains(&&**of);
+        let others = state.bound.iter().filter(|((of, _), _)| is_other(of));
         let bound = others.flat_map(|((of, _), patterns)| {
             patterns
                 .iter()
@@ -185,6 +253,10 @@ impl Feeds {
     }
 }
 
+fn is_journal(feed: &FeedId) -> bool {
+    *feed.exchange == *LOG
+}
+
 /// The embedded broker answers at once.
 fn now<T, E: std::fmt::Debug>(answer: impl Future<Output = Result<T, E>>) {
     answer.now_or_never().unwrap().unwrap();
@@ -194,10 +266,21 @@ impl Shared {
     fn sink(&self) -> &Arc<dyn FeedSink> {
         self.sink.get().unwrap()
     }
+
+    /// The gateway gets what is new in the journal, unless messages do not come through.
+    fn hand_over(&self) {
+        if !self.state.lock().is_held {
+            self.journal.hand_over(&**self.sink());
+        }
+    }
 }
 
 impl FeedSink for Shared {
     fn deliver(&self, feed: &FeedId, message: Message) {
+        if is_journal(feed) {
+            self.journal.append(message);
+            return self.hand_over();
+        }
         let mut state = self.state.lock();
         if state.is_held {
             return state.held.push_back((feed.clone(), message));

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use stentor::broker::{
-    BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId, Publish,
-    QueueSpec, VirtualHost,
+    BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId, JournalAsk,
+    JournalPart, JournalStart, Publish, QueueSpec, VirtualHost,
 };
 use tokio::time::sleep;
 
 use super::{
-    Simulated,
+    PATIENCE, Simulated,
     consumer::{Link, SimConsumer},
     unavailable,
 };
-use crate::trace::WORLD;
+use crate::{ledger::LOG, trace::WORLD};
+
+/// Offsets of a part of the journal, at most.
+const PART: u64 = 2_000;
 
 pub(super) struct SimHost(pub(super) Arc<Simulated>);
 
@@ -79,6 +82,9 @@ impl VirtualHost for SimHost {
             let subject = format!("{}/{pattern}", feed.exchange);
             self.ask("bind", &subject, async {
                 let host = self.0.host();
+                if *feed.exchange == *LOG {
+                    self.0.feeds.begin_journal().await?;
+                }
                 host.bind_feed(feed, pattern).await?;
                 self.0.feeds.note(feed, pattern, true);
                 if self.0.feeds.is_fragile() && self.0.draws("loss", &subject).percent(40) {
@@ -149,6 +155,55 @@ impl VirtualHost for SimHost {
             let loss = self.0.wait_up().await?;
             Ok(self.0.enqueue(publish, loss))
         }
+        .boxed()
+    }
+
+    /// Parts may end anywhere, and some take long.
+    fn read_journal<'a>(
+        &'a self,
+        exchange: &'a str,
+        ask: JournalAsk,
+    ) -> BoxFuture<'a, Result<JournalPart, BrokerError>> {
+        async move {
+            // A time is this machine's, and no seed's.
+            let start = match ask.start {
+                JournalStart::Time(_) => "a time".to_owned(),
+                start => format!("{start:?}"),
+            };
+            let subject = format!("{exchange} {start} {} {}", ask.until, ask.most);
+            self.ask("read", &subject, async {
+                let mut draws = self.0.draws("part", &subject);
+                let most = if draws.percent(30) {
+                    draws.between(1, 40)
+                } else {
+                    PART
+                };
+                if draws.percent(10) {
+                    sleep(draws.millis(1, 500)).await;
+                }
+                let most = usize::try_from(most).unwrap();
+                let Some(part) = self.0.feeds.journal().read(&ask, most) else {
+                    // RabbitMQ waits until something is.
+                    sleep(PATIENCE).await;
+                    return Err(unavailable());
+                };
+                let read = || format!("of {subject} is read {} to {}", part.first, part.next);
+                self.0.trace.tell(WORLD, read);
+                Ok(part)
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn reach_journal<'a>(&'a self, feed: &'a FeedId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.ask("reach", &feed.exchange, async {
+            // In an alarm it takes no marker.
+            if self.0.has_alarm.get() {
+                return Err(unavailable());
+            }
+            self.0.feeds.reach_journal().await
+        })
         .boxed()
     }
 

@@ -6,6 +6,7 @@ mod consumer;
 mod feeds;
 mod host;
 mod lanes;
+mod stream;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,15 +21,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use stentor::broker::{
-    Broker, BrokerError, Consumer, ExchangeKind, FeedSink, Properties, Publish, VirtualHost,
-    embedded::Embedded,
+    Broker, BrokerError, Consumer, ExchangeKind, FeedSink, Message, Properties, Publish,
+    VirtualHost, embedded::Embedded,
 };
 use tokio::time::timeout;
 
-use self::{consumer::Link, feeds::Feeds, host::SimHost, lanes::Lane};
+pub(crate) use self::stream::View;
+use self::{consumer::Link, feeds::Feeds, host::SimHost, lanes::Lane, stream::Stream};
 use crate::{
     entropy::{Draws, hash},
-    ledger::{EXCHANGES, Ledger, id_of},
+    ledger::{EXCHANGES, LOG, Ledger, id_of},
     told::Told,
     trace::{Trace, WORLD},
 };
@@ -86,7 +88,7 @@ impl Simulated {
         Arc::new(Self {
             ledger: Arc::clone(ledger),
             trace: Arc::clone(trace),
-            feeds: Feeds::default(),
+            feeds: Feeds::new(Stream::new(seed, trace)),
             seed,
             mood: Mutex::default(),
             inner: OnceLock::new(),
@@ -151,6 +153,14 @@ impl Simulated {
         });
         let confirm = publishing.now_or_never().unwrap().unwrap();
         confirm.now_or_never().unwrap().unwrap();
+    }
+
+    /// The journal has a message of before the gateway's start.
+    pub(crate) fn remember(&self, id: u64, key: &str, body: &str) {
+        self.ledger.take(id, LOG, key);
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let message = Message::new(LOG.into(), key.into(), Properties::default(), body);
+        self.feeds.journal().append(message);
     }
 
     /// Consumers that run.

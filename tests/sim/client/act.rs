@@ -1,7 +1,6 @@
 //! What a client does.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use stentor::connection::LinkError;
 
 use super::{
     Due, End, Held, Session, Settled, What,
-    subscription::{Bases, Mode, Source, Subscription},
+    subscription::{Mode, Source, Subscription},
 };
 use crate::{
     entropy::Draws,
@@ -76,8 +75,9 @@ impl Session {
     }
 
     fn subscribe(&mut self) {
-        let name = self.next_subscription;
-        self.next_subscription += 1;
+        if self.draws.percent(35) {
+            return self.subscribe_to_journal();
+        }
         let (destination, source, headers) = if self.draws.percent(70) {
             let (exchange, pattern) = match self.draws.below(10) {
                 0..=5 => ("feed", *self.draws.pick(&KEYS)),
@@ -106,17 +106,13 @@ impl Session {
             let headers = format!("ack:{ack}\n");
             (format!("/queue/{queue}"), Source::Queue { mode }, headers)
         };
-        let subscription = Subscription {
-            source,
-            asked: Instant::now(),
-            opened: None,
-            since: None,
-            last: None,
-            of_keys: BTreeMap::new(),
-            bases: Bases::default(),
-            lost: None,
-            is_ending: false,
-        };
+        self.open(&destination, source, &headers);
+    }
+
+    pub(super) fn open(&mut self, destination: &str, source: Source, headers: &str) {
+        let name = self.next_subscription;
+        self.next_subscription += 1;
+        let subscription = Subscription::new(source);
         self.rights.extend(subscription.right());
         self.subscriptions.insert(name, subscription);
         let receipt = self.expect(What::Subscribed(name));
@@ -152,6 +148,7 @@ impl Session {
         }
         // What it has not acknowledged stays so until it goes.
         self.held.retain(|held| held.subscription != name);
+        self.unsettled.retain(|held| held.subscription != name);
         let receipt = self.expect(What::Unsubscribed(name));
         self.send(&format!("UNSUBSCRIBE\nid:{name}\n{receipt}\n\0"));
     }
@@ -209,6 +206,9 @@ impl Session {
     }
 
     fn settle(&mut self) {
+        if self.draws.percent(40) && self.acknowledge() {
+            return;
+        }
         if self.held.is_empty() {
             return self.publish();
         }

@@ -109,7 +109,7 @@ impl Session {
     fn fulfil(&mut self, due: Due, frame: &Frame) {
         let ledger = &self.world.ledger;
         match due.what {
-            What::Sent => {}
+            What::Sent | What::Acknowledged => {}
             What::Committed(ids) => {
                 let places: Vec<_> = ids.iter().map(|id| ledger.place(*id)).collect();
                 let all = ids.iter().all(|id| ledger.is_confirmed(*id));
@@ -126,6 +126,7 @@ impl Session {
                 if !self.may_read(name) {
                     self.violate(format!("subscription {name} opened without its right"));
                 }
+                self.hear_begin(name, frame);
             }
             What::Unsubscribed(name) => {
                 self.subscriptions.remove(&name);
@@ -193,6 +194,7 @@ impl Session {
                 let left_out = left_out.and_then(|text| text.parse().ok()).unwrap_or(0);
                 self.hear_shared(name, id, left_out);
             }
+            Source::Journal(_) => self.hear_journal(name, id, frame),
             Source::Queue { mode } => {
                 let queued = self.world.ledger.note(id, |queued| {
                     queued.frames += 1;
@@ -266,7 +268,8 @@ impl Session {
                 }
             }
         }
-        if !is_own && !is_denied && !self.may_be(message) {
+        let is_gap = message == "resume gap" && self.hear_lack();
+        if !is_own && !is_denied && !is_gap && !self.may_be(message) {
             let body = String::from_utf8_lossy(&frame.body).into_owned();
             self.violate(format!("ERROR {message:?} for nothing: {body}"));
         }
@@ -285,7 +288,12 @@ impl Session {
             "No subscription found" => self.due.iter().any(|due| {
                 matches!(due.what, What::Unsubscribed(name) if !self.subscriptions.contains_key(&name))
             }),
-            "slow consumer" => self.was_stalled() || world.was_rushed(),
+            "slow consumer" => {
+                self.was_stalled() || world.was_rushed() || self.holds_many()
+            }
+            // Whatever else fails, that needs a reason of its own.
+            "resume gap" => false,
+            "broker unavailable" if world.broker.feeds.were_held() => true,
             "feed interrupted" => world.interruptions() > self.interruptions,
             "Bad CONNECT" => {
                 let is_refused = world.hook.lacked(&self.user, Right::LogIn, self.began);

@@ -2,6 +2,7 @@
 
 mod act;
 mod hear;
+mod journal;
 mod renew;
 mod subscription;
 
@@ -17,7 +18,11 @@ use std::{
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::{renew::Expiry, subscription::Subscription};
+use self::{
+    journal::{Bookmarks, Unsettled},
+    renew::Expiry,
+    subscription::Subscription,
+};
 use crate::{
     entropy::Draws,
     hook::{PASSWORD, Right},
@@ -36,6 +41,7 @@ pub(crate) async fn live(world: Arc<World>, number: u32) {
     // Each is somewhere else, so that hardly anything happens in the same moment.
     let distance = draws.between(1, 40);
     let mut longest = world.plan.think / 4;
+    let mut bookmarks = Bookmarks::default();
     while world.is_busy() {
         sleep(draws.millis(1, longest)).await;
         let user = if draws.percent(2) {
@@ -44,9 +50,11 @@ pub(crate) async fn live(world: Arc<World>, number: u32) {
             draws.pick(&world.users).clone()
         };
         let mut session = Session::new(Arc::clone(&world), number, user, draws, next_id, distance);
+        session.bookmarks = bookmarks;
         session.run().await;
         world.count_session(session.is_banned);
         (draws, next_id) = (session.draws, session.next_id);
+        bookmarks = session.bookmarks;
         // The answer is the same each time: most of a short life could go to such logins.
         longest = match session.is_banned {
             true => 2 * world.plan.think,
@@ -93,6 +101,12 @@ struct Session {
     next_subscription: u64,
     /// Messages that wait to be acknowledged.
     held: Vec<Held>,
+    /// The same of a journal.
+    unsettled: Vec<Unsettled>,
+    /// How far it has come in the journal.
+    bookmarks: Bookmarks,
+    /// Patterns whose bookmark the gateway has kept in this session.
+    stored: BTreeSet<&'static str>,
     transaction: Option<Vec<u64>>,
     /// A frame that ends the session.
     bad: Option<(u64, &'static str)>,
@@ -134,6 +148,8 @@ enum What {
         loss: u64,
         how: Settled,
     },
+    /// Of a journal's messages.
+    Acknowledged,
     Renewed {
         sent: Instant,
         token: &'static str,
@@ -195,6 +211,9 @@ impl Session {
             subscriptions: BTreeMap::new(),
             next_subscription: 0,
             held: Vec::new(),
+            unsettled: Vec::new(),
+            bookmarks: Bookmarks::default(),
+            stored: BTreeSet::new(),
             transaction: None,
             bad: None,
             is_banned: false,

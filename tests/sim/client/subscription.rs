@@ -8,7 +8,7 @@ use stentor::hub::Overflow;
 use stomp_grammar::Frame;
 use tokio::time::Instant;
 
-use super::Session;
+use super::{Session, journal::Past};
 use crate::{hook::Right, world::AFTERMATH};
 
 /// A subscription, and how far it has come.
@@ -32,6 +32,28 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    pub(super) fn new(source: Source) -> Self {
+        Self {
+            source,
+            asked: Instant::now(),
+            opened: None,
+            since: None,
+            last: None,
+            of_keys: BTreeMap::new(),
+            bases: Bases::default(),
+            lost: None,
+            is_ending: false,
+        }
+    }
+
+    /// How it began, if it is to a journal.
+    pub(super) fn past(&self) -> Option<&Past> {
+        match &self.source {
+            Source::Journal(past) => Some(past),
+            _ => None,
+        }
+    }
+
     /// The right that it needs, if that is one that may be taken away.
     pub(super) fn right(&self) -> Option<Right> {
         match self.source {
@@ -56,6 +78,7 @@ pub(super) enum Source {
     Queue {
         mode: Mode,
     },
+    Journal(Past),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +172,7 @@ impl Session {
         }
     }
 
-    fn miss(&mut self, name: u64, missing: &[u64]) {
+    pub(super) fn miss(&mut self, name: u64, missing: &[u64]) {
         if missing.is_empty() {
             return;
         }
@@ -200,6 +223,7 @@ impl Session {
     /// All is quiet: nothing is on its way.
     pub(super) fn check_subscriptions(&mut self) {
         let ledger = &self.world.ledger;
+        let of_journal = self.lacking_of_journal();
         let missing: Vec<_> = self
             .subscriptions
             .iter()
@@ -222,6 +246,7 @@ impl Session {
                 });
                 Some((*name, missing))
             })
+            .chain(of_journal)
             .collect();
         for (name, missing) in missing {
             self.miss(name, &missing);
