@@ -282,9 +282,11 @@ impl Session {
                 let mark = self.mark(past.pattern);
                 mark.is_none_or(|mark| mark.is_behind_gap || is_gone(mark.generation, mark.offset))
             }
-            // They ask for whatever is there. What they read may expire meanwhile.
+            // They ask for whatever is there: before the first message, nothing is missing. What comes
+            // after one may expire before it is read.
             Wish::First | Wish::Ago(_) | Wish::Last(_) => {
-                is_gone(past.view.generation, past.view.first)
+                let newest = past.newest.and_then(|id| journal.kept(id));
+                newest.is_some_and(|kept| is_gone(kept.generation, kept.offset + 1))
             }
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Joiner {
     pub(super) is_stalled: bool,
     /// A message that is left out ends it.
     pub(super) is_strict: bool,
+    /// It asks for whatever is there.
+    pub(super) takes_any: bool,
     /// One was.
     pub(super) left_out: Arc<AtomicBool>,
     /// Whether a reading came to it.
@@ -239,6 +241,16 @@ impl Pass {
     /// All leave for what is in memory.
     pub(super) fn dismiss_to_memory(&mut self) {
         self.dismiss(|joiner| Some(Outcome::Left(joiner.position, joiner.missed, Left::Recent)));
+    }
+
+    /// What comes before that position is not there any more: whoever asks for whatever is there, and
+    /// was given nothing yet, begins with it.
+    pub(super) fn begin_with(&mut self, position: u64) {
+        for joiner in self.joiners.iter_mut().flatten() {
+            if joiner.takes_any && joiner.missed == 0 {
+                joiner.position = joiner.position.max(position);
+            }
+        }
     }
 
     /// Those fail that need something before that position.

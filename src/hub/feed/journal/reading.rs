@@ -173,6 +173,7 @@ impl Feed {
                 // Offsets may have holes; a gap is only what is not there any more.
                 match self.first_available().await {
                     Ok(first) if first > position => {
+                        pass.begin_with(first);
                         let problem = gap_problem(Gap::Expired, Some(first));
                         pass.fail_before(first, &problem);
                     }
@@ -363,6 +364,7 @@ mod tests {
             done,
             is_stalled: false,
             is_strict: false,
+            takes_any: false,
             left_out: Arc::default(),
             turn: Turn::Waits,
             number: 0,

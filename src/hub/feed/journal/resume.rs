@@ -267,14 +267,15 @@ impl Feed {
         };
         let (told, missed) = oneshot::channel();
         // Whoever asks for whatever is there gets it.
-        let is_strict = resume.on_gap == OnGap::Fail
-            && matches!(resume.since, Since::After(_) | Since::Bookmark(_));
+        let has_place = matches!(resume.since, Since::After(_) | Since::Bookmark(_));
+        let is_strict = resume.on_gap == OnGap::Fail && has_place;
+        let takes_any = gap.is_some() || !has_place;
         let left_out = Arc::<AtomicBool>::default();
         let catching_up = Arc::clone(self).catch_up(
             Arc::clone(journal),
             pattern.into(),
             subscriber.clone(),
-            (position, is_strict),
+            (position, is_strict, takes_any),
             (told, Arc::clone(&left_out)),
         );
         let handle = AbortOnDropHandle::new(background::spawn(catching_up));
@@ -306,7 +307,7 @@ impl Feed {
         journal: Arc<Journal>,
         pattern: Box<str>,
         subscriber: Subscriber,
-        (mut position, is_strict): (u64, bool),
+        (mut position, is_strict, takes_any): (u64, bool, bool),
         (told, left_out): (oneshot::Sender<u64>, Arc<AtomicBool>),
     ) {
         let (mut missed, mut is_recent) = (0, true);
@@ -320,6 +321,7 @@ impl Feed {
                 done,
                 is_stalled: false,
                 is_strict,
+                takes_any,
                 left_out: Arc::clone(&left_out),
                 turn: Turn::Waits,
                 number: 0,

@@ -833,6 +833,39 @@ async fn a_first_page_begins_with_what_is_left() {
     );
 }
 
+/// So does a subscription to whatever is there, or of a client that was told of a gap.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_to_what_is_there_begins_with_what_is_left() {
+    let scene = scene(10);
+    let cursors = scene.with(0..1_000).await;
+    let behind_gap = Resume {
+        on_gap: OnGap::Earliest,
+        ..after(cursors[7])
+    };
+    let whatever = |since| Resume {
+        since,
+        on_gap: OnGap::Fail,
+    };
+    // The beginning is found, or the cursor is looked for before that, or the messages after; then the
+    // first part is read.
+    for (resume, parts, left, gap) in [
+        (whatever(Since::First), 1, 100, None),
+        (whatever(Since::Last(900)), 2, 200, None),
+        (behind_gap, 2, 300, Some(Gap::Expired)),
+    ] {
+        let client = client(10_000);
+        let expiring = async {
+            sleep(READING * parts + READING / 2).await;
+            scene.fake.expire(left);
+        };
+        let (resumed, ()) = tokio::join!(scene.resume(&client, &resume), expiring);
+        let (_guard, resumed) = resumed.unwrap();
+        assert_eq!(told(resumed), (gap, Missed::All(1_000 - left)), "{left}");
+        let left = usize::try_from(left).unwrap();
+        assert_eq!(read_on(&client).await, numbers(left..1_000));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_stream_is_not_taken_for_the_old_one() {
     let scene = scene(10);
