@@ -57,6 +57,8 @@ pub(super) struct Past {
     on_gap: OnGap,
     /// How the journal was when the client asked.
     view: View,
+    /// Its RECEIPT came.
+    is_told: bool,
     /// From this place in the ledger on, all comes that the journal had. `None`: it is not known yet, or
     /// only what is new comes.
     floor: Option<usize>,
@@ -93,6 +95,14 @@ impl Past {
         matches!(self.wish, Wish::Stored(_))
     }
 
+    /// From this offset on it may be read for. In memory there may be more than the journal keeps.
+    fn earliest(&self) -> u64 {
+        match self.wish {
+            Wish::Ago(_) | Wish::Last(_) => 0,
+            _ => self.view.first,
+        }
+    }
+
     /// Whether it is over if anything is missing: then nothing is, in front of what comes.
     fn is_strict(&self) -> bool {
         matches!(self.wish, Wish::After(_)) && self.on_gap == OnGap::Fail
@@ -118,6 +128,7 @@ impl Session {
             wish,
             on_gap,
             view,
+            is_told: false,
             floor: floor.filter(|_| on_gap == OnGap::Fail),
             early: BTreeSet::new(),
             heard: 0,
@@ -282,11 +293,14 @@ impl Session {
                 let mark = self.mark(past.pattern);
                 mark.is_none_or(|mark| mark.is_behind_gap || is_gone(mark.generation, mark.offset))
             }
-            // They ask for whatever is there: before the first message, nothing is missing. What comes
-            // after one may expire before it is read.
+            // They ask for whatever is there: before the first message, or the RECEIPT, nothing is
+            // missing. What comes then may expire before it is read.
             Wish::First | Wish::Ago(_) | Wish::Last(_) => {
                 let newest = past.newest.and_then(|id| journal.kept(id));
-                newest.is_some_and(|kept| is_gone(kept.generation, kept.offset + 1))
+                newest.map_or_else(
+                    || past.is_told && is_gone(past.view.generation, past.earliest()),
+                    |kept| is_gone(kept.generation, kept.offset + 1),
+                )
             }
         }
     }
@@ -369,6 +383,7 @@ impl Session {
         past.floor = past.floor.or(floor);
         self.check_missed(name, &past, frame);
         self.hear_cursor(name, &mut past, frame);
+        past.is_told = true;
         if let Some(subscription) = self.subscriptions.get_mut(&name) {
             subscription.source = Source::Journal(past);
         }

@@ -27,8 +27,8 @@ pub(super) struct Joiner {
     pub(super) is_stalled: bool,
     /// A message that is left out ends it.
     pub(super) is_strict: bool,
-    /// It asks for whatever is there.
-    pub(super) takes_any: bool,
+    /// It asks for whatever is there, and was not told yet that nothing of it is missing.
+    pub(super) takes_any: Arc<AtomicBool>,
     /// One was.
     pub(super) left_out: Arc<AtomicBool>,
     /// Whether a reading came to it.
@@ -244,10 +244,10 @@ impl Pass {
     }
 
     /// What comes before that position is not there any more: whoever asks for whatever is there, and
-    /// was given nothing yet, begins with it.
+    /// was neither told nor given anything yet, begins with it.
     pub(super) fn begin_with(&mut self, position: u64) {
         for joiner in self.joiners.iter_mut().flatten() {
-            if joiner.takes_any && joiner.missed == 0 {
+            if joiner.missed == 0 && joiner.takes_any.load(Ordering::Relaxed) {
                 joiner.position = joiner.position.max(position);
             }
         }

@@ -364,7 +364,7 @@ mod tests {
             done,
             is_stalled: false,
             is_strict: false,
-            takes_any: false,
+            takes_any: Arc::default(),
             left_out: Arc::default(),
             turn: Turn::Waits,
             number: 0,

@@ -269,14 +269,14 @@ impl Feed {
         // Whoever asks for whatever is there gets it.
         let has_place = matches!(resume.since, Since::After(_) | Since::Bookmark(_));
         let is_strict = resume.on_gap == OnGap::Fail && has_place;
-        let takes_any = gap.is_some() || !has_place;
+        let takes_any = Arc::new(AtomicBool::new(gap.is_some() || !has_place));
         let left_out = Arc::<AtomicBool>::default();
         let catching_up = Arc::clone(self).catch_up(
             Arc::clone(journal),
             pattern.into(),
             subscriber.clone(),
-            (position, is_strict, takes_any),
-            (told, Arc::clone(&left_out)),
+            (position, is_strict),
+            (told, Arc::clone(&left_out), Arc::clone(&takes_any)),
         );
         let handle = AbortOnDropHandle::new(background::spawn(catching_up));
         let soon = match subscriber.mailbox.tracks(subscriber.subscription) {
@@ -288,6 +288,8 @@ impl Feed {
             // If it has failed, the session ends.
             Ok(Err(_)) | Err(_) => Missed::More,
         };
+        // From now on it has been told that nothing is missing.
+        takes_any.store(false, Ordering::Relaxed);
         let is_left_out = || left_out.load(Ordering::Relaxed);
         let gap = gap.or_else(|| is_left_out().then_some(Gap::TooLarge));
         telemetry::resumed(gap.map(Gap::as_str));
@@ -307,8 +309,8 @@ impl Feed {
         journal: Arc<Journal>,
         pattern: Box<str>,
         subscriber: Subscriber,
-        (mut position, is_strict, takes_any): (u64, bool, bool),
-        (told, left_out): (oneshot::Sender<u64>, Arc<AtomicBool>),
+        (mut position, is_strict): (u64, bool),
+        (told, left_out, takes_any): (oneshot::Sender<u64>, Arc<AtomicBool>, Arc<AtomicBool>),
     ) {
         let (mut missed, mut is_recent) = (0, true);
         loop {
@@ -321,7 +323,7 @@ impl Feed {
                 done,
                 is_stalled: false,
                 is_strict,
-                takes_any,
+                takes_any: Arc::clone(&takes_any),
                 left_out: Arc::clone(&left_out),
                 turn: Turn::Waits,
                 number: 0,

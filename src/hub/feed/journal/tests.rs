@@ -866,6 +866,25 @@ async fn a_subscription_to_what_is_there_begins_with_what_is_left() {
     }
 }
 
+/// Behind a RECEIPT that said that nothing is missing, it is told.
+#[tokio::test(start_paused = true)]
+async fn what_expires_between_the_receipt_and_the_first_message_is_told() {
+    let scene = scene(10);
+    scene.with(0..1_000).await;
+    let resume = Resume {
+        since: Since::First,
+        on_gap: OnGap::Fail,
+    };
+    // Longer than a RECEIPT waits.
+    scene.fake.stream.lock().slow = Duration::from_secs(5);
+    let client = client(10_000);
+    let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
+    assert_eq!(told(resumed), (None, Missed::More));
+    scene.fake.expire(100);
+    let all = read_on(&client).await;
+    assert!(all.last().unwrap().contains("ResumeGap"), "{all:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_stream_is_not_taken_for_the_old_one() {
     let scene = scene(10);
