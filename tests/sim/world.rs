@@ -623,7 +623,11 @@ fn remember(plan: &Plan, broker: &Simulated) {
     let first = (u64::from(plan.clients) + 2 + BACKENDS) * IDS;
     for id in first..first + draws.below(60) {
         let padding = usize::try_from(draws.below(200)).unwrap();
-        broker.remember(id, TOPICS[usize::try_from(draws.below(4)).unwrap()], &body_of(id, padding));
+        broker.remember(
+            id,
+            TOPICS[usize::try_from(draws.below(4)).unwrap()],
+            &body_of(id, padding),
+        );
     }
 }
 
