@@ -687,10 +687,6 @@ impl Runner {
     /// Consumes again, as soon as the link is back; an error is one that will not go away.
     async fn resume(&mut self) -> Result<lapin::Consumer, BrokerError> {
         let is_young = self.request.binding.is_some() && self.bound.elapsed() < WRITTEN_AFTER;
-        self.link.wait().await;
-        if self.cut.ends(Instant::now()) && is_young {
-            return Err(BrokerError::Cancelled(FORGOTTEN.into()));
-        }
         let mut request = Consume {
             arguments: self.state.arguments(&self.request)?,
             ..self.request.clone()
@@ -710,6 +706,12 @@ impl Runner {
             .await
             {
                 Ok((link, (channel, messages))) => {
+                    // Only now is it known how long that took: the link may not have noticed at once.
+                    if self.cut.ends(Instant::now()) && is_young {
+                        // It gives back what has come by it.
+                        let _ = answer(deadline, channel.close(200, "bye".into())).await;
+                        return Err(BrokerError::Cancelled(FORGOTTEN.into()));
+                    }
                     if Kind::accepted(&request) == Kind::Stream {
                         self.state.prove(Kind::Stream);
                     }
