@@ -3,7 +3,7 @@
 use serde_json::Value;
 use testkit::{DEADLINE, Hook, Login, Proxy, StompClient, eventually};
 
-use crate::house::{DESTINATION, House, PASSCODE, USER, stentor, vhost};
+use crate::house::{DESTINATION, House, PASSCODE, USER, stentor, until_written, vhost};
 
 #[tokio::test]
 async fn the_broker_is_down_at_start() {
@@ -55,7 +55,7 @@ async fn the_broker_goes_down_later() {
     })
     .await;
     let [mut tcp, mut ws] = house.subscribed().await;
-    house.until_written().await;
+    until_written().await;
 
     proxy.refuse();
     house.gateway.until_readyz(503).await;
@@ -116,7 +116,7 @@ async fn an_outage_is_two_lines_in_the_log() {
     let [mut tcp, _ws] = house.subscribed().await;
     let mut own = house.tcp().await;
     own.subscribe("1", "/queue/own").await;
-    house.until_written().await;
+    until_written().await;
     let gateway = &house.gateway;
 
     proxy.refuse();

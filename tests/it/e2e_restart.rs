@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use testkit::{DEADLINE, FEED, Proxy, RabbitMq, StompClient, Vhost, eventually};
 
-use crate::house::{House, KEY, expect_numbers, numbers, vhost, vhost_on};
+use crate::house::{House, KEY, expect_numbers, numbers, until_written, vhost, vhost_on};
 
 /// A gateway that reaches its broker through a proxy, and comes back quickly.
 async fn behind_a_proxy(vhost: &Vhost) -> (House, Proxy) {
@@ -44,7 +44,7 @@ async fn restart(node: &Arc<RabbitMq>, stop: impl AsyncFnOnce()) {
     let mut clients = house.subscribed().await;
     house.push(numbers(0..100)).await;
     expect_all(&mut clients, 0..100).await;
-    house.until_written().await;
+    until_written().await;
 
     stop().await;
     house.gateway.until_readyz(503).await;

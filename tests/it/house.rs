@@ -119,16 +119,16 @@ impl House {
         clients
     }
 
-    /// Waits until no subscription is so young that RabbitMQ would forget it if it were killed: the
-    /// clients of younger ones are told after an outage.
-    pub(crate) async fn until_written(&self) {
-        tokio::time::sleep(WRITTEN_AFTER + Duration::from_millis(100)).await;
-    }
-
     /// Publishes messages to [`USER`], as a backend would.
     pub(crate) async fn push<B: AsRef<[u8]>>(&self, bodies: impl IntoIterator<Item = B>) {
         self.vhost.publish(FEED, KEY, bodies).await;
     }
+}
+
+/// Waits until no subscription is so young that RabbitMQ would forget it if it were killed: the clients of
+/// younger ones are told after an outage.
+pub(crate) async fn until_written() {
+    tokio::time::sleep(WRITTEN_AFTER + Duration::from_millis(100)).await;
 }
 
 /// Bodies that say their place: `0`, `1`, …

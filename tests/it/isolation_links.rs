@@ -24,7 +24,7 @@ use crate::{
         Fixture, Rabbit,
         support::{Feeds, Inbox, Node, Reader, existing, feed, message, queue, reading},
     },
-    house::{DESTINATION, House, vhost, vhost_on},
+    house::{DESTINATION, House, until_written, vhost, vhost_on},
 };
 
 /// More than the 2,047 channels that RabbitMQ allows on a connection.
@@ -548,6 +548,7 @@ async fn a_link_that_is_renewed_in_time_is_no_reason_to_turn_clients_away() {
     })
     .await;
     let [mut client, _other] = house.subscribed().await;
+    until_written().await;
     let first_cut = Instant::now();
     for round in 0..3 {
         proxy.cut();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::broker::BrokerError;
 
 /// No broker is killed, starts anew and is reached within this time: RabbitMQ takes some seconds.
-const SOONEST: Duration = Duration::from_secs(1);
+const SOONEST: Duration = Duration::from_secs(2);
 
 /// Since when a feed or a consumer is cut off.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use super::{
     cluster::{Cluster, NODES},
     traffic::Traffic,
 };
-use crate::house::vhost;
+use crate::house::{until_written, vhost};
 
 const ALL: [usize; NODES] = [0, 1, 2];
 
@@ -79,6 +79,7 @@ async fn the_link_of_one_node_is_cut() {
     })
     .await;
     let traffic = Traffic::start(&cluster).await;
+    until_written().await;
 
     // In mid-stream, again and again.
     for _ in 0..3 {

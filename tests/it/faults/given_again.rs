@@ -14,7 +14,7 @@ use super::{
     crowds::{END, channel},
     login,
 };
-use crate::house::{House, vhost_on};
+use crate::house::{House, until_written, vhost_on};
 
 const PREFETCH: i64 = 100;
 /// Messages of a round. Far more are acknowledged than the feed can have under way.
@@ -88,7 +88,7 @@ async fn what_a_killed_rabbitmq_gives_again_says_so() {
     client
         .subscribe("1", &format!("/exchange/{FEED}/alice"))
         .await;
-    house.until_written().await;
+    until_written().await;
     let mut known = BTreeSet::new();
     for round in 0..ROUNDS {
         let first = round * MESSAGES;

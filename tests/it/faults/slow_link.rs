@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use testkit::Proxy;
 
 use super::login;
-use crate::house::{House, expect_numbers, numbers, vhost};
+use crate::house::{House, expect_numbers, numbers, until_written, vhost};
 
 const PIECE: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -82,7 +82,7 @@ async fn an_answer_that_is_late_with_its_connection_costs_no_queue() {
     })
     .await;
     let mut clients = house.subscribed().await;
-    house.until_written().await;
+    until_written().await;
     proxy.lag_after(&CONSUME, LAG);
     proxy.cut();
     house.push(numbers(0..3)).await;
