@@ -43,6 +43,8 @@ struct State {
     is_answered: bool,
     /// Messages were dropped that it does not know of.
     is_cut: bool,
+    /// It was full for an offer of the past.
+    was_full: bool,
 }
 
 #[derive(Debug)]
@@ -105,7 +107,10 @@ impl Acks {
 
     /// No further message of the past may.
     pub(super) fn is_full_of_past(&self) -> bool {
-        self.state.lock().given.len() >= self.limit.div_ceil(OFFERS)
+        let mut state = self.state.lock();
+        let is_full = state.given.len() >= self.limit.div_ceil(OFFERS);
+        state.was_full |= is_full;
+        is_full
     }
 
     /// Nothing is unacknowledged.
@@ -113,9 +118,16 @@ impl Acks {
         self.state.lock().given.is_empty()
     }
 
-    /// Further messages of the past may be given after it was full.
+    /// Further messages of the past may be given: as many as it takes, and after it was full when few
+    /// are left. Whatever else has ended an offer, a client that acknowledges many at once gets these.
     pub(super) fn has_room(&self) -> bool {
-        self.state.lock().given.len() <= self.limit / FEW
+        let mut state = self.state.lock();
+        let has_room = match state.was_full {
+            true => state.given.len() <= self.limit / FEW,
+            false => state.given.len() < self.limit.div_ceil(OFFERS),
+        };
+        state.was_full &= !has_room;
+        has_room
     }
 
     /// Messages are dropped that were or will be meant for the client: from now on only what it
@@ -298,6 +310,20 @@ mod tests {
         acks.acknowledge(tags[1], true);
         assert!(!acks.is_full() && acks.is_full_of_past());
         acks.acknowledge(tags[2], false);
+        assert!(acks.has_room());
+    }
+
+    /// A full mailbox ends an offer, too: the client may wait for more before it acknowledges.
+    #[test]
+    fn few_are_waited_for_only_after_it_was_full() {
+        let acks = acks(8);
+        let mut tags: Vec<_> = (0..3).map(|offset| acks.give(&message(offset))).collect();
+        assert!(!acks.is_full_of_past() && acks.has_room());
+        tags.push(acks.give(&message(3)));
+        assert!(acks.is_full_of_past());
+        acks.acknowledge(tags[0], false);
+        assert!(!acks.has_room());
+        acks.acknowledge(tags[1], false);
         assert!(acks.has_room());
     }
 

@@ -260,6 +260,15 @@ impl Stream {
         self.state.lock().kept.get(&id).cloned()
     }
 
+    /// The offset of the last message before that one, be it there or not.
+    pub(crate) fn newest_before(&self, offset: u64) -> Option<u64> {
+        let state = self.state.lock();
+        let kept = state.kept.values();
+        let of_it = kept.filter(|kept| kept.generation == state.generation);
+        let offsets = of_it.map(|kept| kept.offset);
+        offsets.filter(|other| *other < offset).max()
+    }
+
     /// The message of a cursor.
     pub(crate) fn by_cursor(&self, cursor: &str) -> Option<u64> {
         let state = self.state.lock();

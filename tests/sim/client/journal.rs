@@ -270,11 +270,18 @@ impl Session {
             from: from.unwrap_or_else(|| self.world.ledger.len()),
             acknowledged: BTreeSet::new(),
             generation: past.view.generation,
-            offset: if is_same { offset } else { 0 },
+            offset: if is_same { self.proof(offset) } else { 0 },
             is_behind_gap,
         };
         let subject = (self.user.clone(), past.pattern);
         self.bookmarks.stored.insert(subject, mark);
+    }
+
+    /// The offset of the message by which the gateway knows that place: the last one before it, which
+    /// may expire while what comes then is there.
+    fn proof(&self, offset: u64) -> u64 {
+        let journal = self.world.broker.feeds.journal();
+        journal.newest_before(offset).unwrap_or(offset)
     }
 
     /// Whether something may be missing behind the place where it wanted to begin.
