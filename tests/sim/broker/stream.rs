@@ -277,12 +277,12 @@ impl Stream {
         Some(*id)
     }
 
-    /// The messages that are there, in order, of those that came since then.
+    /// The messages that are there, in order, of those that came after that moment.
     pub(crate) fn there(&self, since: Option<Instant>) -> Vec<u64> {
         let state = self.state.lock();
         let stored = state.entries.iter().flat_map(|entry| &entry.stored);
         let ids = stored.filter_map(|stored| id_of(&stored.message.body));
-        let is_meant = |id: &u64| since.is_none_or(|since| state.kept[id].at >= since);
+        let is_meant = |id: &u64| since.is_none_or(|since| state.kept[id].at > since);
         ids.filter(is_meant).collect()
     }
 }
