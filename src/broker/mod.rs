@@ -262,9 +262,9 @@ impl fmt::Display for FeedId {
     }
 }
 
-/// From this age on a binding outlives the broker's process. RabbitMQ with Mnesia (3.x, and 4.x until
-/// Khepri took over) now and then answers a binding before it has written it: `disk_log` keeps it in
-/// memory for up to two seconds; one more is for a busy machine.
+/// From this age on a binding outlives the broker's process. RabbitMQ 3.10 now and then answers a
+/// binding before it has written it: Mnesia's `disk_log` keeps it in memory for up to two seconds; one
+/// more is for a busy machine. Later versions were not examined, and are treated alike.
 pub const WRITTEN_AFTER: Duration = Duration::from_secs(3);
 /// Why somebody is told whose binding was younger when the broker may have been killed.
 pub const FORGOTTEN: &str =
