@@ -100,6 +100,7 @@ impl House {
             groups: Mutex::default(),
             lifetime: Mutex::default(),
             named: Mutex::default(),
+            tags: Mutex::default(),
         });
         let mut settings = Settings::new(
             options.limits,
@@ -217,6 +218,8 @@ pub(super) struct Hook {
     pub(super) lifetime: Mutex<Option<Duration>>,
     /// The user whom it names from now on, whatever the client says.
     pub(super) named: Mutex<Option<Arc<str>>>,
+    /// The tags of all users from now on.
+    pub(super) tags: Mutex<String>,
 }
 
 impl Hook {
@@ -307,7 +310,7 @@ impl Authenticator for Hook {
             let named = self.named.lock().clone();
             Ok(User::new(
                 named.unwrap_or_else(|| (&*login.user).into()),
-                "",
+                self.tags.lock().as_str(),
             ))
         }
         .boxed()

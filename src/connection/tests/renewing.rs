@@ -153,6 +153,20 @@ async fn a_renewal_is_for_the_same_user_and_virtual_host() {
     client.publish("/exchange/feed/k", "x").await;
 }
 
+/// Rights may go by tags, and those of the session are its login's.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_does_not_bring_other_tags() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    *house.hook.tags.lock() = "administrator".into();
+    client.send(RENEW);
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("renewal-refused"));
+    house.hook.tags.lock().clear();
+    client.send(RENEW);
+    client.expect_receipt("renewed").await;
+}
+
 /// As if she tried to log in as bob: a session is no way round the count, and tells nobody which
 /// guess is right.
 #[tokio::test(start_paused = true)]
